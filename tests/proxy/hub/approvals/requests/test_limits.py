@@ -69,16 +69,14 @@ def test_three_denials_by_a_rule_deny_what_it_asks_for_ten_minutes(database: Loc
         table.open(new_request(snapshot, 9, rule="other"), serves="")
         table.open(new_request(snapshot, 9, "robot1"), serves="")
         wait(database, 590)
-        with pytest.raises(TooManyRequestsError, match="for 1 minute$"):
+        with pytest.raises(TooManyRequestsError, match=r"for 1 minute$"):
             table.open(new_request(snapshot, 10), serves="")
         wait(database, 20)
         table.open(new_request(snapshot, 10), serves="")
 
 
 @given(st.lists(st.floats(0, 5000), max_size=6))
-def test_a_rule_denies_until_ten_minutes_after_the_last_of_three_denials_within_ten(
-    times: list[float],
-) -> None:
+def test_a_rule_denies_for_ten_minutes_after_the_last_of_three_near_denials(times: list[float]) -> None:
     newest_first = sorted(times, reverse=True)[:DENIALS_MAX]
     near = [at for at in times if newest_first and at >= newest_first[0] - DENIALS_S]
     expected = newest_first[0] + DENIALS_S if len(near) >= DENIALS_MAX else 0.0

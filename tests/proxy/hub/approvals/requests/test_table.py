@@ -4,7 +4,6 @@ import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from pathlib import Path
 
 import attrs
 import pytest
@@ -22,8 +21,11 @@ from proxy.hub.approvals.requests.table import (
 )
 from proxy.hub.store.engines.engine import Location
 from proxy.hub.store.engines.errors import NotFoundError
+from proxy.hub.store.engines.postgres_address import PostgresAddress
 from proxy.hub.store.store import Store
+from proxy.hub.store.versions.lineage import Lineage
 from tests.fakes.databases import lose, run
+from tests.fakes.hub_rows import add_hub
 from tests.proxy.hub.approvals.requests.bench import VIEW, new_request, opened, populate, wait
 
 USES = 100
@@ -201,13 +203,7 @@ def test_a_revoked_grant_serves_no_call_and_is_not_returned(database: Location) 
         assert table.get(request.id).state is State.REVOKED
 
 
-def test_grants_of_hubs_that_have_ended_are_spent(
-    in_postgres: Location, tmp_path: Path, empty_file: Path
-) -> None:
-    from proxy.hub.store.engines.postgres_address import PostgresAddress
-    from tests.fakes.hub_rows import add_hub
-
-    assert isinstance(in_postgres, PostgresAddress)
+def test_grants_of_hubs_that_have_ended_are_spent(in_postgres: PostgresAddress) -> None:
     snapshot = populate(in_postgres)
     add_hub(in_postgres, "boot-a")
     add_hub(in_postgres, "boot-b", state="leaving")
@@ -229,7 +225,7 @@ def test_grants_of_hubs_that_have_ended_are_spent(
 
 
 def test_a_grant_that_the_database_has_lost_the_use_of_is_refused(database: Location) -> None:
-    """As after a failover to a standby that lacked the last commits, which no version of the directory shows."""
+    """As after a failover that lost commits, but no change of the directory."""
     snapshot = populate(database)
     with opened(database) as table:
         request = approved(table, table.open(new_request(snapshot), serves=""))
@@ -244,11 +240,7 @@ def test_a_grant_that_the_database_has_lost_the_use_of_is_refused(database: Loca
 
 
 @pytest.mark.parametrize("accepts", [False, True])
-def test_an_accepted_loss_of_the_directory_cancels_all_open_requests(
-    database: Location, accepts: bool
-) -> None:
-    from proxy.hub.store.versions.lineage import Lineage
-
+def test_an_accepted_loss_of_the_directory_cancels_open_requests(database: Location, accepts: bool) -> None:
     snapshot = populate(database)
     with opened(database) as table, closing(Store(database, org="acme", clock=float)) as store:
         request = approved(table, table.open(new_request(snapshot), serves=""))
@@ -335,7 +327,7 @@ def test_requests_change_no_version_of_the_directory(database: Location) -> None
 def test_lists_are_by_time_and_by_what_is_asked(database: Location) -> None:
     snapshot = populate(database, 2)
     with opened(database) as table:
-        ids = []
+        ids: list[str] = []
         for number in range(4):
             ids.insert(0, table.open(new_request(snapshot, number, f"robot{number % 2}"), serves="").id)
             wait(database, 1)
