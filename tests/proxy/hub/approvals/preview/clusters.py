@@ -140,8 +140,8 @@ class Cluster:
         with trio.fail_after(20):
             return await self.previewer.preview(live, data, ask, like=like)
 
-    async def made(self, line: str, body: object = None, **options: Ask) -> Preview:
-        found = await self.preview(line, body, **options)
+    async def made(self, line: str, body: object = None, *, ask: Ask = ASK, like: str = "") -> Preview:
+        found = await self.preview(line, body, ask=ask, like=like)
         assert isinstance(found, Preview), found
         return found
 
