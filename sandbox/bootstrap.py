@@ -11,9 +11,10 @@ from sandbox.discovery import SERVER_VERSION
 from sandbox.kinds import Kind
 from sandbox.kubelet import ADDRESS, NODE
 from sandbox.objects import Json, Object, now, text
+from sandbox.options import WriteOptions
 from sandbox.status import StatusError
 from sandbox.storage import Store
-from sandbox.writing import WriteOptions, Writer
+from sandbox.writing import Writer
 
 NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
 _READ = ["get", "list", "watch"]

@@ -38,6 +38,8 @@ class Kind:
     generation: bool = False
     field_labels: tuple[str, ...] = ()
     version: str = "v1"
+    # An aggregated API server may store what a dry run asks for.
+    honours_dry_run: bool = True
 
     @property
     def api_version(self) -> str:

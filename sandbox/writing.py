@@ -7,9 +7,8 @@ import uuid
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
-import attrs
-
 from sandbox import defaults
+from sandbox.allocation import allocate
 from sandbox.kinds import APPS, NAMESPACES, PODS, SERVICES, Kind
 from sandbox.objects import (
     Json,
@@ -18,13 +17,12 @@ from sandbox.objects import (
     clone,
     encode,
     integer,
-    items,
-    lookup,
     mapping,
     now,
     strings,
     text,
 )
+from sandbox.options import DEFAULT_DELETION, DEFAULT_OPTIONS, Deletion, WriteOptions
 from sandbox.status import (
     StatusError,
     already_exists,
@@ -44,55 +42,10 @@ SUFFIX_CHARS = 5
 NAME_CHARS_MAX = 63
 FOREGROUND = "foregroundDeletion"
 ORPHAN = "orphan"
-PROPAGATIONS = ("Orphan", "Background", "Foreground")
 # Maximum total size of an object's annotations.
 ANNOTATIONS_BYTES_MAX = 256 * 1024
 
 Change = Callable[[Object], Object]
-
-
-@attrs.frozen
-class WriteOptions:
-    """The options of a write, from its query."""
-
-    dry_run: bool = False
-    manager: str = "unknown"
-    operation: str = "Update"
-    subresource: str = ""
-
-
-@attrs.frozen
-class Deletion:
-    """The DeleteOptions of a request, parsed and checked."""
-
-    grace_s: int | None = None
-    propagation: str = ""
-    uid: str = ""
-    revision: str = ""
-    dry_run: bool = False
-
-    @classmethod
-    def of_options(cls, options: Object, *, dry_run: bool) -> Deletion:
-        """Read DeleteOptions; raises StatusError."""
-        propagation = text(options, "propagationPolicy")
-        if propagation and propagation not in PROPAGATIONS:
-            supported = ", ".join(f'"{each}"' for each in ("Background", "Foreground", "Orphan"))
-            fault = invalid_field("propagationPolicy", propagation, f"supported values: {supported}")
-            raise invalid("meta.k8s.io", "DeleteOptions", "", [fault])
-        if options.get("orphanDependents") is True:
-            propagation = "Orphan"
-        grace = lookup(options, "gracePeriodSeconds")
-        return cls(
-            grace_s=grace if isinstance(grace, int) else None,
-            propagation=propagation,
-            uid=text(options, "preconditions", "uid"),
-            revision=text(options, "preconditions", "resourceVersion"),
-            dry_run=dry_run or "All" in strings(options, "dryRun"),
-        )
-
-
-DEFAULT_OPTIONS = WriteOptions()
-DEFAULT_DELETION = Deletion()
 
 
 def suffix() -> str:
@@ -147,7 +100,8 @@ class Writer:
         name = text(metadata, "name")
         if self._collection(kind).get(namespace, name) is not None:
             raise already_exists(kind.group_resource, name)
-        self._allocate(kind, value)
+        if kind is SERVICES:
+            allocate(self._store, value, dry_run=options.dry_run)
         _note_manager(kind, value, options)
         return self._put(kind, value, options)
 
@@ -177,26 +131,6 @@ class Writer:
             raise StatusError(
                 error.code, error.reason, error.message, {**(error.details or {}), "causes": [cause]}
             )
-
-    def _allocate(self, kind: Kind, value: Object) -> None:
-        """Assign a service's address, and its node ports if it has any."""
-        if kind is not SERVICES or text(value, "spec", "type") == "ExternalName":
-            return
-        spec = child(value, "spec")
-        others = [item.value for item in self._collection(SERVICES).items()]
-        if not text(spec, "clusterIP"):
-            taken = {text(other, "spec", "clusterIP") for other in others}
-            spec["clusterIP"] = next(
-                address
-                for address in (f"10.96.{high}.{low}" for high in range(256) for low in range(1, 255))
-                if address not in taken
-            )
-        spec.setdefault("clusterIPs", [spec["clusterIP"]])
-        if spec.get("type") in ("NodePort", "LoadBalancer"):
-            used = {integer(port, "nodePort") for other in others for port in items(other, "spec", "ports")}
-            free = (number for number in range(30000, 32768) if number not in used)
-            for port in items(spec, "ports"):
-                port.setdefault("nodePort", next(free))
 
     def update(
         self, kind: Kind, namespace: str, name: str, change: Change, options: WriteOptions = DEFAULT_OPTIONS
@@ -231,6 +165,8 @@ class Writer:
             defaults.fill(kind, value)
             _check_size(kind, value)
             defaults.check(kind, value, present.value)
+            if kind is SERVICES:
+                allocate(self._store, value, dry_run=options.dry_run)
         if kind.generation and value.get("spec") != present.value.get("spec"):
             child(value, "metadata")["generation"] = integer(present.value, "metadata", "generation") + 1
         if value == present.value:
@@ -242,7 +178,6 @@ class Writer:
 
     def _put(self, kind: Kind, value: Object, options: WriteOptions) -> Item:
         if options.dry_run:
-            child(value, "metadata").setdefault("resourceVersion", "")
             return Item(value, self._store.revision)
         return self._collection(kind).put(value)
 
@@ -281,7 +216,7 @@ class Writer:
         if kind is NAMESPACES:
             child(value, "status")["phase"] = "Terminating"
         if value == present.value or deletion.dry_run:
-            return present, False
+            return Item(value, present.revision), False
         return self._collection(kind).put(value), False
 
     def _check_preconditions(self, kind: Kind, present: Item, deletion: Deletion) -> None:
