@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 
 from sandbox.kinds import Kind
-from sandbox.objects import Json, Object, child, items, lookup, mapping, string_map, text
+from sandbox.objects import Json, Object, child, items, lookup, mapping, string_map, strings, text
 from sandbox.selectors import from_object, labels_match
 from sandbox.status import Fault, invalid, invalid_field, missing_field
 
@@ -155,6 +155,25 @@ def _binding(value: Object) -> None:
     _default(child(value, "roleRef"), "apiGroup", "rbac.authorization.k8s.io")
 
 
+def _webhooks(value: Object) -> None:
+    for webhook in items(value, "webhooks"):
+        _default(webhook, "failurePolicy", "Fail")
+        _default(webhook, "matchPolicy", "Equivalent")
+        _default(webhook, "timeoutSeconds", 10)
+        _default(webhook, "namespaceSelector", {})
+        _default(webhook, "objectSelector", {})
+        for rule in items(webhook, "rules"):
+            _default(rule, "scope", "*")
+        if service := mapping(webhook, "clientConfig", "service"):
+            _default(service, "port", 443)
+
+
+def _mutating_webhooks(value: Object) -> None:
+    _webhooks(value)
+    for webhook in items(value, "webhooks"):
+        _default(webhook, "reinvocationPolicy", "Never")
+
+
 _DEFAULTS: dict[str, Callable[[Object], None]] = {
     "Pod": _pod,
     "Deployment": _deployment,
@@ -164,6 +183,8 @@ _DEFAULTS: dict[str, Callable[[Object], None]] = {
     "Namespace": _namespace,
     "RoleBinding": _binding,
     "ClusterRoleBinding": _binding,
+    "MutatingWebhookConfiguration": _mutating_webhooks,
+    "ValidatingWebhookConfiguration": _webhooks,
 }
 
 
@@ -252,11 +273,33 @@ def _service_faults(value: Object) -> list[Fault]:
     ]
 
 
+def _webhook_faults(value: Object) -> list[Fault]:
+    faults = []
+    for index, webhook in enumerate(items(value, "webhooks")):
+        where, name, client = f"webhooks[{index}]", text(webhook, "name"), mapping(webhook, "clientConfig")
+        if name.count(".") < 2 or not _SUBDOMAIN.fullmatch(name):
+            why = "should be a domain with at least three segments separated by dots"
+            faults.append(invalid_field(f"{where}.name", name, why))
+        if ("url" in client) == ("service" in client):
+            faults.append(_required(f"{where}.clientConfig", "exactly one of url or service is required"))
+        if not webhook.get("sideEffects"):
+            faults.append(_required(f"{where}.sideEffects", "must specify one of None, NoneOnDryRun"))
+        if not strings(webhook, "admissionReviewVersions"):
+            faults.append(_required(f"{where}.admissionReviewVersions", "must specify one of v1, v1beta1"))
+    return faults
+
+
+def _required(field: str, why: str) -> Fault:
+    return Fault("FieldValueRequired", field, f"Required value: {why}")
+
+
 _CHECKS: dict[str, Callable[[Object], list[Fault]]] = {
     "Pod": _pod_faults,
     "Deployment": _workload_faults,
     "ReplicaSet": _workload_faults,
     "Service": _service_faults,
+    "MutatingWebhookConfiguration": _webhook_faults,
+    "ValidatingWebhookConfiguration": _webhook_faults,
 }
 
 

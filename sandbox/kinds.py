@@ -82,6 +82,7 @@ RBAC = "rbac.authorization.k8s.io"
 AUTHENTICATION = "authentication.k8s.io"
 AUTHORIZATION = "authorization.k8s.io"
 POLICY = "policy"
+ADMISSION = "admissionregistration.k8s.io"
 
 PODS = Kind(
     "",
@@ -205,6 +206,24 @@ CLUSTER_ROLE_BINDINGS = Kind(
     RBAC, "clusterrolebindings", "ClusterRoleBinding", namespaced=False, singular="clusterrolebinding"
 )
 ROLES = Kind(RBAC, "roles", "Role", singular="role")
+MUTATING_WEBHOOKS = Kind(
+    ADMISSION,
+    "mutatingwebhookconfigurations",
+    "MutatingWebhookConfiguration",
+    namespaced=False,
+    singular="mutatingwebhookconfiguration",
+    categories=("api-extensions",),
+    generation=True,
+)
+VALIDATING_WEBHOOKS = Kind(
+    ADMISSION,
+    "validatingwebhookconfigurations",
+    "ValidatingWebhookConfiguration",
+    namespaced=False,
+    singular="validatingwebhookconfiguration",
+    categories=("api-extensions",),
+    generation=True,
+)
 ROLE_BINDINGS = Kind(RBAC, "rolebindings", "RoleBinding", singular="rolebinding")
 
 
@@ -234,6 +253,8 @@ KINDS: tuple[Kind, ...] = (
     CLUSTER_ROLES,
     ROLE_BINDINGS,
     ROLES,
+    MUTATING_WEBHOOKS,
+    VALIDATING_WEBHOOKS,
 )
 GROUPS: tuple[str, ...] = tuple(dict.fromkeys(kind.group for kind in KINDS))
 _BY_NAME = {(kind.group, kind.version, kind.resource): kind for kind in KINDS}

@@ -29,6 +29,7 @@ _PACKAGES = {
     "authentication": "io.k8s.api.authentication",
     "authorization": "io.k8s.api.authorization",
     "autoscaling": "io.k8s.api.autoscaling",
+    "admissionregistration": "io.k8s.api.admissionregistration",
     "meta": "io.k8s.apimachinery.pkg.apis.meta",
 }
 _GROUP_NAMES = {
@@ -36,6 +37,7 @@ _GROUP_NAMES = {
     "rbac": "rbac.authorization.k8s.io",
     "authentication": "authentication.k8s.io",
     "authorization": "authorization.k8s.io",
+    "admissionregistration": "admissionregistration.k8s.io",
 }
 _QUANTITY = "io.k8s.apimachinery.pkg.api.resource.Quantity"
 _INT_OR_STRING = "io.k8s.apimachinery.pkg.util.intstr.IntOrString"

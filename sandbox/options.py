@@ -91,9 +91,12 @@ DEFAULT_DELETION = Deletion()
 
 
 def eviction_of(eviction: Object, options: WriteOptions, kind: Kind) -> Deletion:
-    """Return the deletion that an Eviction asks for; its dry run is in its query or in its body."""
+    """Return the deletion that an Eviction asks for; its dry run is in its query or in its body.
+
+    Webhooks see the eviction, and not the deletion that follows.
+    """
     deletion = Deletion.of_options(mapping(eviction, "deleteOptions"), kind)
-    return attrs.evolve(deletion, dry_run=deletion.dry_run or options.dry_run)
+    return attrs.evolve(deletion, dry_run=deletion.dry_run or options.dry_run, requested=False)
 
 
 def is_dry_run(kind: Kind, values: Sequence[str], what: str) -> bool:

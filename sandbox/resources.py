@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 import attrs
 
 from sandbox import codec, kinds, listing, patch, table
+from sandbox.admission import Attributes
 from sandbox.authn import User
 from sandbox.kinds import Kind
 from sandbox.objects import Json, Object, child, encode, integer, mapping, text
@@ -208,8 +209,7 @@ class Resources:
             child(value, "metadata")["resourceVersion"] = text(scale, "metadata", "resourceVersion")
             return value
 
-        write_options = attrs.evolve(call.write_options, subresource="")
-        updated = self._writer.update(call.kind, call.namespace, call.info.name, change, write_options)
+        updated = self._updated(call, change)
         return Response(200, encode(_scale_of(updated.value)))
 
     async def _token(self, call: Call) -> Answer:
@@ -222,6 +222,18 @@ class Resources:
         body = await call.exchange.read_body()
         decoded = codec.decode_object(call.request, body, "Eviction", "policy/v1", call.warnings)
         deletion = eviction_of(decoded, call.write_options, call.kind)
+        admission = self._writer.admission
+        attributes = Attributes(
+            call.kind,
+            "CREATE",
+            call.namespace,
+            call.info.name,
+            decoded,
+            subresource="eviction",
+            dry_run=deletion.dry_run,
+        )
+        admission.mutate(attributes)
+        admission.validate(attributes)
         self._writer.delete(kinds.PODS, call.namespace, call.info.name, deletion)
         return Response(
             201, encode({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"})

@@ -347,6 +347,8 @@ _COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("Allowed Disruptions", _count("status", "disruptionsAllowed"), "integer"),
         _AGE,
     ),
+    "MutatingWebhookConfiguration": (_NAME, Column("Webhooks", _size("webhooks"), "integer"), _AGE),
+    "ValidatingWebhookConfiguration": (_NAME, Column("Webhooks", _size("webhooks"), "integer"), _AGE),
     "Role": (_NAME, _CREATED),
     "ClusterRole": (_NAME, _CREATED),
     "RoleBinding": (_NAME, Column("Role", _role), _AGE, *_BOUND),

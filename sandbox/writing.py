@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
 from sandbox import defaults
+from sandbox.admission import Admission, Attributes
 from sandbox.allocation import allocate
 from sandbox.kinds import APPS, NAMESPACES, PODS, SERVICES, Kind
 from sandbox.objects import (
@@ -58,6 +59,7 @@ class Writer:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self.admission = Admission(store)
 
     def _collection(self, kind: Kind) -> Collection:
         return self._store.collection(kind.group, kind.resource)
@@ -95,13 +97,19 @@ class Writer:
         if kind.generation:
             metadata["generation"] = 1
         defaults.fill(kind, value)
+        name = text(metadata, "name")
+        attributes = Attributes(kind, "CREATE", namespace, name, value, dry_run=options.dry_run)
+        if options.requested:
+            self.admission.mutate(attributes)
+            defaults.fill(kind, value)
         _check_size(kind, value)
         defaults.check(kind, value, None)
-        name = text(metadata, "name")
         if self._collection(kind).get(namespace, name) is not None:
             raise already_exists(kind.group_resource, name)
         if kind is SERVICES:
             allocate(self._store, value, dry_run=options.dry_run)
+        if options.requested:
+            self.admission.validate(attributes)
         _note_manager(kind, value, options)
         return self._put(kind, value, options)
 
@@ -161,12 +169,19 @@ class Writer:
                 f"Precondition failed: UID in precondition: {uid}, UID in object meta: {was}",
             )
         value = _with_fixed_parts(kind, value, present.value, options.subresource)
+        attributes = Attributes(
+            kind, "UPDATE", namespace, name, value, present.value, options.subresource, options.dry_run
+        )
+        if options.requested:
+            self.admission.mutate(attributes)
         if not options.subresource:
             defaults.fill(kind, value)
             _check_size(kind, value)
             defaults.check(kind, value, present.value)
             if kind is SERVICES:
                 allocate(self._store, value, dry_run=options.dry_run)
+        if options.requested:
+            self.admission.validate(attributes)
         if kind.generation and value.get("spec") != present.value.get("spec"):
             child(value, "metadata")["generation"] = integer(present.value, "metadata", "generation") + 1
         if value == present.value:
@@ -196,6 +211,12 @@ class Writer:
         self._check_preconditions(kind, present, deletion)
         if kind is NAMESPACES and name in ("default", "kube-system", "kube-public"):
             raise forbidden(kind.group_resource, name, "this namespace may not be deleted")
+        if deletion.requested:
+            attributes = Attributes(
+                kind, "DELETE", namespace, name, None, present.value, dry_run=deletion.dry_run
+            )
+            self.admission.mutate(attributes)
+            self.admission.validate(attributes)
         value = clone(present.value)
         metadata = child(value, "metadata")
         finalizers = _deletion_finalizers(kind, strings(metadata, "finalizers"), deletion)

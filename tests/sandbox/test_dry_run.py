@@ -66,7 +66,8 @@ async def test_a_service_gets_dummies_that_no_service_can_have(world: World) -> 
 async def test_a_service_that_becomes_a_node_port_gets_its_ports(world: World) -> None:
     stored = await world.object("POST", f"{CORE}/services", service())
     target = f"{CORE}/services/s"
-    patch, merge = {"spec": {"type": "NodePort"}}, "application/merge-patch+json"
+    patch: Object = {"spec": {"type": "NodePort"}}
+    merge = "application/merge-patch+json"
     tried = await world.object("PATCH", f"{target}?dryRun=All", patch, content_type=merge)
     assert [port["nodePort"] for port in items(tried, "spec", "ports")] == [32769, 32770]
     changed = await world.object("PATCH", target, patch, content_type=merge)
