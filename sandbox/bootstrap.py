@@ -46,6 +46,9 @@ _EDITED: dict[str, list[str]] = {
 }
 
 
+_AVAILABLE: Object = {"type": "Available", "status": "True", "reason": "Passed"}
+
+
 def populate(store: Store, writer: Writer, ca_pem: bytes, address: str) -> None:
     """Fill an empty store."""
     for name in NAMESPACES:
@@ -61,6 +64,15 @@ def populate(store: Store, writer: Writer, ca_pem: bytes, address: str) -> None:
     )
     port = int(address.rpartition(":")[2])
     writer.create(kinds.SERVICES, "default", _api_service(port))
+    for group in kinds.GROUPS:
+        writer.create(kinds.API_SERVICES, "", _registration(group))
+        writer.update(
+            kinds.API_SERVICES,
+            "",
+            f"v1.{group}",
+            lambda service: {**service, "status": {"conditions": [_AVAILABLE]}},
+            WriteOptions(subresource="status"),
+        )
     for kind, name, value in _roles():
         value["metadata"] = {"name": name, "labels": {"kubernetes.io/bootstrapping": "rbac-defaults"}}
         writer.create(kind, "", value)
@@ -162,6 +174,14 @@ def _api_service(port: int) -> Object:
             "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": port}],
         },
     }
+
+
+def _registration(group: str) -> Object:
+    """Return the APIService of a group; only an aggregated one names a service."""
+    spec: Object = {"group": group, "version": "v1", "groupPriorityMinimum": 1000, "versionPriority": 15}
+    if group in kinds.AGGREGATED:
+        spec["service"] = {"namespace": "kube-system", "name": group.partition(".")[0], "port": 443}
+    return {"metadata": {"name": f"v1.{group}"}, "spec": spec}
 
 
 def _rules(resources: dict[str, list[str]], verbs: list[str]) -> list[Json]:

@@ -168,6 +168,10 @@ def _webhooks(value: Object) -> None:
             _default(service, "port", 443)
 
 
+def _widget(value: Object) -> None:
+    _default(child(value, "spec"), "size", "small")
+
+
 def _mutating_webhooks(value: Object) -> None:
     _webhooks(value)
     for webhook in items(value, "webhooks"):
@@ -185,6 +189,7 @@ _DEFAULTS: dict[str, Callable[[Object], None]] = {
     "ClusterRoleBinding": _binding,
     "MutatingWebhookConfiguration": _mutating_webhooks,
     "ValidatingWebhookConfiguration": _webhooks,
+    "Widget": _widget,
 }
 
 
@@ -203,7 +208,7 @@ def _name_faults(kind: Kind, value: Object) -> list[Fault]:
         return [
             Fault("FieldValueRequired", "metadata.name", "Required value: name or generateName is required")
         ]
-    if kind.group == "rbac.authorization.k8s.io":
+    if kind.group == "rbac.authorization.k8s.io" or kind.kind == "APIService":
         bad = "/" in name or "%" in name or name in (".", "..")
         return [invalid_field("metadata.name", name, "may not contain '/' or '%'")] if bad else []
     if kind.kind in ("Namespace", "Service"):

@@ -82,6 +82,7 @@ RBAC = "rbac.authorization.k8s.io"
 AUTHENTICATION = "authentication.k8s.io"
 AUTHORIZATION = "authorization.k8s.io"
 POLICY = "policy"
+REGISTRATION = "apiregistration.k8s.io"
 ADMISSION = "admissionregistration.k8s.io"
 
 PODS = Kind(
@@ -225,6 +226,18 @@ VALIDATING_WEBHOOKS = Kind(
     generation=True,
 )
 ROLE_BINDINGS = Kind(RBAC, "rolebindings", "RoleBinding", singular="rolebinding")
+API_SERVICES = Kind(
+    REGISTRATION,
+    "apiservices",
+    "APIService",
+    namespaced=False,
+    singular="apiservice",
+    categories=("api-extensions",),
+    subresources=(_status("APIService"),),
+)
+# Two groups that an aggregated API server would serve. The first one ignores `dryRun` and stores the object.
+THINGS = Kind("aggregated.example.com", "things", "Thing", singular="thing", honours_dry_run=False)
+WIDGETS = Kind("stable.example.com", "widgets", "Widget", singular="widget", generation=True)
 
 
 def _review(group: str, kind: str, *, namespaced: bool = False) -> Kind:
@@ -255,8 +268,12 @@ KINDS: tuple[Kind, ...] = (
     ROLES,
     MUTATING_WEBHOOKS,
     VALIDATING_WEBHOOKS,
+    API_SERVICES,
+    THINGS,
+    WIDGETS,
 )
 GROUPS: tuple[str, ...] = tuple(dict.fromkeys(kind.group for kind in KINDS))
+AGGREGATED: tuple[str, ...] = (THINGS.group, WIDGETS.group)
 _BY_NAME = {(kind.group, kind.version, kind.resource): kind for kind in KINDS}
 
 

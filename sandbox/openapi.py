@@ -30,6 +30,9 @@ _PACKAGES = {
     "authorization": "io.k8s.api.authorization",
     "autoscaling": "io.k8s.api.autoscaling",
     "admissionregistration": "io.k8s.api.admissionregistration",
+    "apiregistration": "io.k8s.kube-aggregator.pkg.apis.apiregistration",
+    "aggregated": "com.example.aggregated",
+    "stable": "com.example.stable",
     "meta": "io.k8s.apimachinery.pkg.apis.meta",
 }
 _GROUP_NAMES = {
@@ -38,6 +41,9 @@ _GROUP_NAMES = {
     "authentication": "authentication.k8s.io",
     "authorization": "authorization.k8s.io",
     "admissionregistration": "admissionregistration.k8s.io",
+    "apiregistration": "apiregistration.k8s.io",
+    "aggregated": "aggregated.example.com",
+    "stable": "stable.example.com",
 }
 _QUANTITY = "io.k8s.apimachinery.pkg.api.resource.Quantity"
 _INT_OR_STRING = "io.k8s.apimachinery.pkg.util.intstr.IntOrString"

@@ -259,6 +259,20 @@ _NAME = Column("Name", _field("metadata", "name"), format="name")
 _AGE = Column("Age", _created)
 _CREATED = Column("Created At", _created_at, type="date")
 _TEMPLATE = ("spec", "template", "spec", "containers")
+
+
+def _api_service(value: Object) -> Json:
+    service = mapping(value, "spec", "service")
+    return f"{text(service, 'namespace')}/{text(service, 'name')}" if service else "Local"
+
+
+def _available(value: Object) -> Json:
+    return any(
+        condition.get("type") == "Available" and condition.get("status") == "True"
+        for condition in items(value, "status", "conditions")
+    )
+
+
 _WORKLOAD = (
     Column("Containers", _containers("name", *_TEMPLATE), priority=1),
     Column("Images", _containers("image", *_TEMPLATE), priority=1),
@@ -349,6 +363,7 @@ _COLUMNS: dict[str, tuple[Column, ...]] = {
     ),
     "MutatingWebhookConfiguration": (_NAME, Column("Webhooks", _size("webhooks"), "integer"), _AGE),
     "ValidatingWebhookConfiguration": (_NAME, Column("Webhooks", _size("webhooks"), "integer"), _AGE),
+    "APIService": (_NAME, Column("Service", _api_service), Column("Available", _available), _AGE),
     "Role": (_NAME, _CREATED),
     "ClusterRole": (_NAME, _CREATED),
     "RoleBinding": (_NAME, Column("Role", _role), _AGE, *_BOUND),
