@@ -294,6 +294,18 @@ def _webhook_faults(value: Object) -> list[Fault]:
     return faults
 
 
+def _budget_faults(value: Object) -> list[Fault]:
+    amounts = {key: lookup(value, "spec", key) for key in ("minAvailable", "maxUnavailable")}
+    if None not in amounts.values():
+        why = "minAvailable and maxUnavailable cannot be both set"
+        return [invalid_field("spec", str(mapping(value, "spec")), why)]
+    return [
+        invalid_field(f"spec.{key}", amount, "must be a valid percent string (e.g. 5% or 10%)")
+        for key, amount in amounts.items()
+        if isinstance(amount, str) and not re.fullmatch("[0-9]+%", amount)
+    ]
+
+
 def _required(field: str, why: str) -> Fault:
     return Fault("FieldValueRequired", field, f"Required value: {why}")
 
@@ -303,6 +315,7 @@ _CHECKS: dict[str, Callable[[Object], list[Fault]]] = {
     "Deployment": _workload_faults,
     "ReplicaSet": _workload_faults,
     "Service": _service_faults,
+    "PodDisruptionBudget": _budget_faults,
     "MutatingWebhookConfiguration": _webhook_faults,
     "ValidatingWebhookConfiguration": _webhook_faults,
 }

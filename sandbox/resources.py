@@ -9,6 +9,7 @@ import attrs
 from sandbox import codec, kinds, listing, patch, table
 from sandbox.admission import Attributes
 from sandbox.authn import User
+from sandbox.disruption import Budgets
 from sandbox.kinds import Kind
 from sandbox.objects import Json, Object, child, encode, integer, mapping, text
 from sandbox.options import Deletion, WriteOptions, eviction_of
@@ -68,6 +69,7 @@ class Resources:
         self._writer = writer
         self._reviews = reviews
         self._streams = streams
+        self._budgets = Budgets(store)
         self._verbs: dict[str, Callable[[Call], Awaitable[Answer]]] = {
             "get": self._get,
             "list": self._list,
@@ -221,6 +223,8 @@ class Resources:
     async def _evict(self, call: Call) -> Answer:
         body = await call.exchange.read_body()
         decoded = codec.decode_object(call.request, body, "Eviction", "policy/v1", call.warnings)
+        if text(decoded, "metadata", "name") != call.info.name:
+            raise bad_request("name in URL does not match name in Eviction object")
         deletion = eviction_of(decoded, call.write_options, call.kind)
         admission = self._writer.admission
         attributes = Attributes(
@@ -234,10 +238,19 @@ class Resources:
         )
         admission.mutate(attributes)
         admission.validate(attributes)
-        self._writer.delete(kinds.PODS, call.namespace, call.info.name, deletion)
-        return Response(
-            201, encode({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"})
-        )
+        pod = self._pod(call)
+        # Its preconditions are checked first, so that a refused eviction counts in no budget.
+        self._writer.delete(call.kind, call.namespace, call.info.name, attrs.evolve(deletion, dry_run=True))
+        self._budgets.evict(pod, dry_run=deletion.dry_run)
+        self._writer.delete(call.kind, call.namespace, call.info.name, deletion)
+        success: Object = {
+            "kind": "Status",
+            "apiVersion": "v1",
+            "metadata": {},
+            "status": "Success",
+            "code": 201,
+        }
+        return Response(201, encode(success))
 
 
 def _one(call: Call, item: Item, code: int = 200) -> Response:

@@ -267,6 +267,17 @@ def test_a_drained_node_has_no_pods_until_it_is_back(cluster: Cluster, namespace
     cluster.kubectl("wait", "--for=condition=Ready", "pod/late", "-n", namespace, "--timeout=20s")
 
 
+def test_a_drain_evicts_what_the_budget_allows(cluster: Cluster, namespace: str) -> None:
+    cluster.kubectl("create", "-n", namespace, "-f", "-", stdin=deployment())
+    budget = ("pdb", "web", "-n", namespace)
+    cluster.kubectl("create", *budget, "--selector=app=web", "--min-available=0")
+    cluster.kubectl("wait", "--for=jsonpath={.status.disruptionsAllowed}=2", *budget, "--timeout=20s")
+    try:
+        assert cluster.kubectl("drain", "sandbox", "--pod-selector=app=web").count(" evicted\n") == 2
+    finally:
+        cluster.kubectl("uncordon", "sandbox")
+
+
 def test_the_audit_log_tells_the_relays_own_acts_apart(cluster: Cluster) -> None:
     assert cluster.run("get", "pods", kubeconfig="relay.kubeconfig").code == 1
     assert cluster.run("get", "pods", "--as=agent:a", kubeconfig="relay.kubeconfig").code == 1
