@@ -37,11 +37,13 @@ _VIEWED: dict[str, list[str]] = {
         "replicasets",
         "replicasets/status",
     ],
+    kinds.BATCH: ["jobs", "jobs/status"],
     kinds.POLICY: ["poddisruptionbudgets"],
 }
 _EDITED: dict[str, list[str]] = {
     "": ["configmaps", "events", "pods", "secrets", "serviceaccounts", "services"],
     kinds.APPS: ["deployments", "deployments/scale", "replicasets", "replicasets/scale"],
+    kinds.BATCH: ["jobs"],
     kinds.POLICY: ["poddisruptionbudgets"],
 }
 

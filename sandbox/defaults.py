@@ -117,6 +117,26 @@ def _replica_set(value: Object) -> None:
     _default(child(value, "status"), "replicas", 0)
 
 
+def _job(value: Object) -> None:
+    """Set the defaults of a job, and the labels by which it finds its pods."""
+    spec = child(value, "spec")
+    _default(spec, "parallelism", 1)
+    _default(spec, "completions", 1)
+    _default(spec, "backoffLimit", 6)
+    _default(spec, "completionMode", "NonIndexed")
+    _default(spec, "suspend", False)
+    _default(spec, "podReplacementPolicy", "TerminatingOrFailed")
+    _template(value)
+    child(value, "status")
+    if spec.get("manualSelector") is True or spec.get("selector"):
+        return
+    uid, name = text(value, "metadata", "uid"), text(value, "metadata", "name")
+    labels = child(spec, "template", "metadata", "labels")
+    for prefix in ("", "batch.kubernetes.io/"):
+        labels.update({f"{prefix}controller-uid": uid, f"{prefix}job-name": name})
+    spec["selector"] = {"matchLabels": {"batch.kubernetes.io/controller-uid": uid}}
+
+
 def _service(value: Object) -> None:
     spec = child(value, "spec")
     _default(spec, "type", "ClusterIP")
@@ -182,6 +202,7 @@ _DEFAULTS: dict[str, Callable[[Object], None]] = {
     "Pod": _pod,
     "Deployment": _deployment,
     "ReplicaSet": _replica_set,
+    "Job": _job,
     "Service": _service,
     "Secret": _secret,
     "Namespace": _namespace,
@@ -267,6 +288,14 @@ def _workload_faults(value: Object) -> list[Fault]:
     return faults
 
 
+def _job_faults(value: Object) -> list[Fault]:
+    faults = _pod_spec_faults(mapping(value, "spec", "template", "spec"), "spec.template.spec")
+    if text(value, "spec", "template", "spec", "restartPolicy") not in ("OnFailure", "Never"):
+        where = "spec.template.spec.restartPolicy"
+        faults.append(_required(where, 'valid values: "OnFailure", "Never"'))
+    return faults
+
+
 def _service_faults(value: Object) -> list[Fault]:
     spec = mapping(value, "spec")
     if not items(spec, "ports") and spec.get("type") != "ExternalName" and spec.get("clusterIP") != "None":
@@ -314,6 +343,7 @@ _CHECKS: dict[str, Callable[[Object], list[Fault]]] = {
     "Pod": _pod_faults,
     "Deployment": _workload_faults,
     "ReplicaSet": _workload_faults,
+    "Job": _job_faults,
     "Service": _service_faults,
     "PodDisruptionBudget": _budget_faults,
     "MutatingWebhookConfiguration": _webhook_faults,
@@ -336,6 +366,7 @@ def _immutable(kind: Kind, value: Object, previous: Object) -> list[Fault]:
     fixed = {
         "Deployment": ("spec", "selector"),
         "ReplicaSet": ("spec", "selector"),
+        "Job": ("spec", "template"),
         "RoleBinding": ("roleRef",),
         "ClusterRoleBinding": ("roleRef",),
     }.get(kind.kind)

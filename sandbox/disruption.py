@@ -6,6 +6,7 @@ import math
 
 from sandbox.kinds import DISRUPTION_BUDGETS, PODS, REPLICA_SETS
 from sandbox.objects import Json, Object, child, clone, integer, items, lookup, mapping, now, text
+from sandbox.ownership import is_ready
 from sandbox.selectors import from_object, labels_match
 from sandbox.status import StatusError
 from sandbox.storage import Item, Store
@@ -57,7 +58,7 @@ class Budgets:
         # Evictions at the same time must not share what the last status of the budget allowed.
         status = self._status(budget.value)
         healthy, wanted = integer(status, "currentHealthy"), integer(status, "desiredHealthy")
-        if not _is_ready(pod.value) and healthy >= wanted > 0:
+        if not is_ready(pod.value) and healthy >= wanted > 0:
             return
         if integer(mapping(budget.value, "status"), "observedGeneration") < _generation(budget.value):
             why = f"The disruption budget {_name(budget.value)} is still being processed by the server."
@@ -79,7 +80,7 @@ class Budgets:
         present = {_name(pod) for pod in pods if not text(pod, "metadata", "deletionTimestamp")}
         disrupted = mapping(budget, "status", "disruptedPods")
         leaving: Object = {name: since for name, since in disrupted.items() if name in present}
-        healthy = sum(_is_ready(pod) for pod in pods if _name(pod) in present - set(leaving))
+        healthy = sum(is_ready(pod) for pod in pods if _name(pod) in present - set(leaving))
         expected, wanted = self._wanted(budget, pods)
         allowed = max(healthy - wanted, 0) if expected else 0
         status: Object = {
@@ -147,13 +148,6 @@ def _condition(budget: Object, allowed: bool) -> Json:
         "reason": "SufficientPods" if allowed else "InsufficientPods",
         "message": "",
     }
-
-
-def _is_ready(pod: Object) -> bool:
-    return any(
-        condition.get("type") == "Ready" and condition.get("status") == "True"
-        for condition in items(pod, "status", "conditions")
-    )
 
 
 def _owners(pod: Object) -> list[Object]:

@@ -40,6 +40,8 @@ class Kind:
     version: str = "v1"
     # An aggregated API server may store what a dry run asks for.
     honours_dry_run: bool = True
+    # What becomes of the dependents of an object that is deleted without a propagation policy.
+    propagation: str = "Background"
 
     @property
     def api_version(self) -> str:
@@ -82,6 +84,7 @@ RBAC = "rbac.authorization.k8s.io"
 AUTHENTICATION = "authentication.k8s.io"
 AUTHORIZATION = "authorization.k8s.io"
 POLICY = "policy"
+BATCH = "batch"
 REGISTRATION = "apiregistration.k8s.io"
 ADMISSION = "admissionregistration.k8s.io"
 
@@ -193,6 +196,17 @@ REPLICA_SETS = Kind(
     field_labels=("status.replicas",),
     subresources=(_SCALE, _status("ReplicaSet")),
 )
+JOBS = Kind(
+    BATCH,
+    "jobs",
+    "Job",
+    singular="job",
+    categories=("all",),
+    generation=True,
+    field_labels=("status.successful",),
+    propagation="Orphan",
+    subresources=(_status("Job"),),
+)
 DISRUPTION_BUDGETS = Kind(
     POLICY,
     "poddisruptionbudgets",
@@ -256,6 +270,7 @@ KINDS: tuple[Kind, ...] = (
     SERVICES,
     DEPLOYMENTS,
     REPLICA_SETS,
+    JOBS,
     _review(AUTHENTICATION, "SelfSubjectReview"),
     _review(AUTHORIZATION, "LocalSubjectAccessReview", namespaced=True),
     _review(AUTHORIZATION, "SelfSubjectAccessReview"),

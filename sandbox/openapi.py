@@ -24,6 +24,7 @@ _CACHED_S = 365 * 24 * 3600
 _PACKAGES = {
     "core": "io.k8s.api.core",
     "apps": "io.k8s.api.apps",
+    "batch": "io.k8s.api.batch",
     "rbac": "io.k8s.api.rbac",
     "policy": "io.k8s.api.policy",
     "authentication": "io.k8s.api.authentication",

@@ -261,6 +261,26 @@ _CREATED = Column("Created At", _created_at, type="date")
 _TEMPLATE = ("spec", "template", "spec", "containers")
 
 
+def _job_status(value: Object) -> Json:
+    ended = next(iter(items(value, "status", "conditions")), {})
+    if ended:
+        return text(ended, "type")
+    return "Suspended" if lookup(value, "spec", "suspend") is True else "Running"
+
+
+def _completions(value: Object) -> Json:
+    wanted = integer(value, "spec", "completions", default=1)
+    return f"{integer(value, 'status', 'succeeded')}/{wanted}"
+
+
+def _job_duration(value: Object) -> Json:
+    start, end = text(value, "status", "startTime"), text(value, "status", "completionTime")
+    if not start or not end:
+        return age(start) if start else ""
+    moments = [datetime.fromisoformat(moment.replace("Z", "+00:00")) for moment in (start, end)]
+    return duration(int((moments[1] - moments[0]).total_seconds()))
+
+
 def _api_service(value: Object) -> Json:
     service = mapping(value, "spec", "service")
     return f"{text(service, 'namespace')}/{text(service, 'name')}" if service else "Local"
@@ -351,6 +371,14 @@ _COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("Desired", _count("spec", "replicas"), "integer"),
         Column("Current", _count("status", "replicas"), "integer"),
         Column("Ready", _count("status", "readyReplicas"), "integer"),
+        _AGE,
+        *_WORKLOAD,
+    ),
+    "Job": (
+        _NAME,
+        Column("Status", _job_status),
+        Column("Completions", _completions),
+        Column("Duration", _job_duration),
         _AGE,
         *_WORKLOAD,
     ),

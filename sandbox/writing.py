@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from sandbox import defaults
 from sandbox.admission import Admission, Attributes
 from sandbox.allocation import allocate
-from sandbox.kinds import APPS, NAMESPACES, PODS, SERVICES, Kind
+from sandbox.kinds import APPS, BATCH, NAMESPACES, PODS, SERVICES, Kind
 from sandbox.objects import (
     Json,
     Object,
@@ -270,7 +270,7 @@ def _deletion_finalizers(kind: Kind, present: Sequence[str], deletion: Deletion)
     finalizers = [each for each in present if each not in (FOREGROUND, ORPHAN)]
     if deletion.propagation == "Foreground":
         finalizers.append(FOREGROUND)
-    elif deletion.propagation == "Orphan" and kind.group == APPS:
+    elif (deletion.propagation or kind.propagation) == "Orphan" and kind.group in (APPS, BATCH):
         finalizers.append(ORPHAN)
     elif not deletion.propagation:
         return list(present)
