@@ -13,7 +13,7 @@ from pathlib import Path
 import attrs
 
 from proxy.cli.admin.api.client import AdminClient
-from tests.system.world import NAMESPACE, POLL_S, USER, Result, World, run
+from tests.system.world import GROUP, NAMESPACE, POLL_S, USER, Result, World, run
 
 ROOT = Path(__file__).parents[3]
 PERSON = "ann@example.com"
@@ -26,13 +26,37 @@ metadata: {name: approvals}
 spec:
   bind: {teams: ["*"]}
   rules:
+    - {id: widgets, effect: ask, verbs: [patch], resources: [widgets], reason: changes are looked at,
+       ask: {approvers: ["ann@example.com"], wait: 0s, dryRun: ["stable.example.com"]}}
     - {id: held, effect: ask, verbs: [update, patch, delete], resourceNames: ["held-*"],
        reason: changes are looked at, ask: {approvers: ["ann@example.com"], wait: 45s}}
     - {id: later, effect: ask, verbs: [update, patch, delete], resourceNames: ["later-*"],
        reason: changes are looked at, ask: {approvers: ["ann@example.com"], wait: 1s}}
+    - {id: collections, effect: ask, verbs: [deletecollection], resources: [configmaps],
+       reason: deletions are looked at, ask: {approvers: ["ann@example.com"], wait: 0s}}
     - {id: evictions, effect: ask, verbs: [create], resources: [pods/eviction],
        reason: evictions are looked at, ask: {approvers: ["ann@example.com"], wait: 45s}}
 """
+
+# What the agent may do in the cluster, beside its namespace.
+ROLE = {
+    "apiVersion": "rbac.authorization.k8s.io/v1",
+    "kind": "ClusterRole",
+    "metadata": {"name": "approvals"},
+    "rules": [
+        {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "patch"]},
+        {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"]},
+        {"apiGroups": [""], "resources": ["pods/eviction"], "verbs": ["create"]},
+        {"apiGroups": ["aggregated.example.com", "stable.example.com"], "resources": ["*"], "verbs": ["*"]},
+    ],
+}
+BINDING = {
+    "apiVersion": "rbac.authorization.k8s.io/v1",
+    "kind": "ClusterRoleBinding",
+    "metadata": {"name": "approvals"},
+    "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "approvals"},
+    "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": GROUP}],
+}
 
 Row = Mapping[str, object]
 
@@ -47,13 +71,38 @@ class Scene:
 
     @classmethod
     def of(cls, world: World) -> Scene:
-        """Apply the policy, and make the approver's token."""
+        """Apply the policy, permit the agent what the tests need, and make the approver's token."""
         file = world.folder / "approvals.yaml"
         file.write_text(POLICY)
         world.admin("policy", "apply", str(file))
+        scene = cls(world, world.administration)
+        scene.create(ROLE, BINDING)
         options = ("--role", "approver", "--person", PERSON, "--json")
         made = json.loads(world.admin("token", "add", "ann", *options))
-        return cls(world, attrs.evolve(world.administration, token=made["token"]))
+        scene.approver = attrs.evolve(world.administration, token=made["token"])
+        return scene
+
+    def close(self) -> None:
+        """Take back what `of` has done."""
+        self.world.admin("policy", "remove", "approvals")
+        self.world.admin("token", "remove", "ann")
+        for kind in ("clusterrolebinding", "clusterrole"):
+            self.world.administrator("delete", kind, "approvals")
+
+    def create(self, *documents: Mapping[str, object]) -> None:
+        """Create objects as the cluster's administrator."""
+        text = json.dumps({"apiVersion": "v1", "kind": "List", "items": documents})
+        self.world.administrator("create", "--filename=-", stdin=text.encode())
+
+    def value(self, kind: str, name: str, path: str) -> str:
+        """Return the value at a JSONPath of an object in the namespace."""
+        where = (kind, name, f"--namespace={NAMESPACE}", "-o", f"jsonpath={path}")
+        return self.world.administrator("get", *where).decode()
+
+    def kubectl(self, *args: str, document: Mapping[str, object] | None = None) -> Result:
+        """Run the agent's kubectl."""
+        stdin = json.dumps(document).encode() if document is not None else None
+        return self.world.kubectl("tunnel", *args, stdin=stdin)
 
     @cached_property
     def plain_environment(self) -> Mapping[str, str]:
@@ -99,10 +148,14 @@ class Scene:
     def approve(self, row: Row) -> None:
         self.approver.post("requests", str(row["id"]), "approve", body={"shown": row["shown"]})
 
+    def shown(self, row: Row) -> Row:
+        """Return all that the approver sees of a request."""
+        return self.approver.get("requests", str(row["id"]))
+
     def ended(self, row: Row) -> str:
         """Return the state of a request that is no longer open."""
         deadline = time.monotonic() + DEADLINE_S
-        while (state := str(self.approver.get("requests", str(row["id"]))["state"])) in _OPEN:
+        while (state := str(self.shown(row)["state"])) in _OPEN:
             assert time.monotonic() < deadline, f"request {row['id']} is still {state}"
             time.sleep(POLL_S)
         return state
