@@ -79,7 +79,7 @@ class Ask:
         )
 
     def trusts(self, info: RequestInfo) -> bool:
-        """Whether the request is a dry run that certainly writes nothing. Nobody is asked about it."""
+        """Whether the request is a dry run that certainly writes nothing, so that no approval is needed."""
         return info.dry_run and self.honours_dry_run(info)
 
     def honours_dry_run(self, info: RequestInfo) -> bool:

@@ -217,7 +217,9 @@ class Bundle:
         self._scopes: dict[tuple[str, ...], Scope] = {}
         self._pairs: dict[tuple[str, str], tuple[Agent, Cluster, Scope]] = {}
         self._rules_by_kind: dict[tuple[Scope, tuple[str, ...]], _KindRules] = {}
-        self.explanations: dict[tuple[Scope, RequestKind, str, str, str, bool], tuple[str, str, str]] = {}
+        self.explanations: dict[
+            tuple[Scope, RequestKind, str, str, str, Effect, bool], tuple[str, str, str]
+        ] = {}
         """The memo of `auth.policy.advice`, which bounds it. It is part of the bundle and ends with it."""
 
     def decide(self, agent: Agent, cluster: Cluster, info: RequestInfo, now: float) -> Decision:

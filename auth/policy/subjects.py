@@ -1,4 +1,5 @@
-"""Whether the fields of a rule match a request, without its condition.
+"""Whether the fields of a rule match a request, and whether two rules may match the same one. Conditions are
+not evaluated.
 
 A rule that does not allow matches more than one that allows: also each list and each connection that might
 reveal or change its subject.
@@ -6,10 +7,23 @@ reveal or change its subject.
 
 from __future__ import annotations
 
-from auth.policy.rules import ANY, READ, WRITE, Rule
+from typing import TypeVar
+
+from auth.policy.patterns import Names, Resources
+from auth.policy.rules import ANY, METHOD_VERBS, READ, RESOURCE_VERBS, VERBS, WRITE, Policy, Rule
 from auth.request_kind import RequestKind
 
+T = TypeVar("T", Names, Resources)
+
 _CLASS = {True: READ, False: WRITE}
+_INCLUDED = {
+    ANY: frozenset(VERBS),
+    READ: frozenset({"get", "list", "watch"}),
+    # A get too: of a proxy.
+    WRITE: frozenset({*RESOURCE_VERBS, *METHOD_VERBS} - {"list", "watch"}),
+}
+# Their requests may cover all namespaces and names at once.
+_WIDE = frozenset({"list", "watch"})
 
 
 def mismatch(rule: Rule, kind: RequestKind) -> str:
@@ -62,3 +76,49 @@ def _without_scheme_and_port(name: str) -> str:
     """The name in `db:5432` and in `https:db:5432`, split as kube-apiserver splits it for a proxy."""
     parts = name.split(":")
     return parts[0] if len(parts) == 2 else parts[1]
+
+
+def may_overlap(policy: Policy, rule: Rule, other_policy: Policy, other: Rule) -> bool:
+    """Whether two rules that do not allow may match the same request.
+
+    True wherever that is not certain: two patterns with stars may share a name.
+    """
+    return _bind_together(policy, other_policy) and _match_together(rule, other)
+
+
+def _bind_together(policy: Policy, other: Policy) -> bool:
+    agents = policy.teams is not None or other.teams is not None or _share(policy.agents, other.agents)
+    if not agents or not _share(policy.clusters.names, other.clusters.names):
+        return False
+    return not any(
+        term.key == against.key
+        and term.operator == against.operator == "In"
+        and term.values.isdisjoint(against.values)
+        for term in policy.clusters.terms
+        for against in other.clusters.terms
+    )
+
+
+def _match_together(rule: Rule, other: Rule) -> bool:
+    verbs = _verbs(rule) & _verbs(other)
+    if not verbs:
+        return False
+    if rule.about_urls and other.about_urls:
+        return True
+    if not (rule.about_resources and other.about_resources):
+        return False
+    wide = bool(verbs & _WIDE)
+    return (
+        _share(rule.groups, other.groups)
+        and _share(rule.resources, other.resources)
+        and (wide or (_share(rule.names, other.names) and _share(rule.namespaces, other.namespaces)))
+    )
+
+
+def _verbs(rule: Rule) -> frozenset[str]:
+    return rule.verbs.union(*(_INCLUDED.get(verb, frozenset()) for verb in rule.verbs))
+
+
+def _share(one: T | None, other: T | None) -> bool:
+    """Whether two fields may match the same value; None matches all."""
+    return one is None or other is None or one.overlaps(other)

@@ -1,4 +1,4 @@
-"""Policy decisions as the audit trail records them, and as denied agents see them."""
+"""Policy decisions as the audit trail records them, and as agents see them that are not allowed."""
 
 from __future__ import annotations
 
@@ -66,14 +66,14 @@ def _verdict(decision: Decision, bundle: Bundle) -> Verdict:
 
 @attrs.frozen
 class Denial:
-    """The answer to a denied agent: a sentence, and its parts for programs."""
+    """The answer to an agent whose call is not allowed: a sentence, and its parts for programs."""
 
     message: str
     details: dict[str, object]
 
 
 def denial(verdict: Verdict, agent: Agent, cluster: Cluster, info: RequestInfo) -> Denial:
-    """Explain a denial.
+    """Explain a denial, or why a call needs an approval.
 
     The parts are the `details` of a Kubernetes Status: the request, and under `causes` the rule, the allowed
     alternative and the contact, each with its own reason.
