@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 
+import trio
+
+from proxy.agent.https.blocking import trusting
+from proxy.cli.admin.api.client import AdminClient
+from proxy.cli.admin.request.following import followed
+from proxy.cli.output import text
 from proxy.hub.approvals.request import State
 from proxy.hub.approvals.view import Change, View
 from tests.fakes.decided import VIEW
+from tests.fakes.terminal import on_terminal
 from tests.proxy.cli.admin.conftest import Hub
 
 PERSON = "grace@example.com"
@@ -136,3 +146,53 @@ async def test_json_is_the_hubs_answer(hub: Hub) -> None:
     assert "hawse admin request list --all" in empty.stderr
     [ended] = await hub.json("request", "list", "--all")
     assert ended["answer"] == "no"
+
+
+async def test_a_follower_gets_what_is_open_and_then_each_change(hub: Hub) -> None:
+    first = await a_request(hub)
+    await a_request(hub, state=State.USED)
+    env = await as_approver(hub)
+    token, got = str(env["HAWSE_ADMIN_TOKEN"]), list[tuple[str, str]]()
+
+    def read() -> None:
+        client = AdminClient(str(env["HAWSE_ADMIN_URL"]), token, trusting(hub.ca.read_text()))
+        with closing(followed(client, {"state": "pending,approved"})) as rows:
+            for row in rows:
+                got.append((text(row, "id"), text(row, "state")))
+                trio.from_thread.run_sync(came.set)
+                if len(got) == 4:
+                    return
+
+    came = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.to_thread.run_sync, read)
+        with trio.fail_after(20):
+            await came.wait()
+            second = await a_request(hub)
+            while len(got) < 2:  # noqa: ASYNC110 - the reader is a thread
+                await trio.sleep(0.01)
+            shown = hub.requests.found[0].new.shown
+            await hub.ok("request", "approve", first, "--shown", shown, env=env)
+            while len(got) < 3:  # noqa: ASYNC110 - the reader is a thread
+                await trio.sleep(0.01)
+            # It leaves the chosen states.
+            await hub.ok("request", "revoke", first, env=env)
+    assert got == [(first, "pending"), (second, "pending"), (first, "approved"), (first, "revoked")]
+
+
+async def test_a_person_at_a_terminal_sees_the_request_and_is_asked(hub: Hub) -> None:
+    found = await a_request(hub)
+    env = {**os.environ, **{key: value for key, value in (await as_approver(hub)).items() if value}}
+    command = [sys.executable, "-m", "hawse", "admin", "request", "approve", found]
+
+    def at_terminal(answer: bytes) -> bytes:
+        with on_terminal(command, env) as terminal:
+            terminal.read_until(rb"Approve exactly this call\?")
+            terminal.type(answer)
+            return terminal.read_all()
+
+    assert VIEW.summary.encode() in await trio.to_thread.run_sync(at_terminal, b"n\n")
+    assert hub.requests.found[0].state is State.PENDING
+    said = await trio.to_thread.run_sync(at_terminal, b"y\n")
+    assert f"is approved by {PERSON}".encode() in said
+    assert hub.requests.found[0].state is State.APPROVED
