@@ -46,6 +46,9 @@ RETURNED: Final = "returned: the API server did nothing"
 HUB_ENDED: Final = "the hub that used it has ended"
 
 _REQUESTS: Final = t.requests.c
+# A row that has expired counts as such, also before the sweep that writes it.
+_PENDING: Final = sa.and_(_REQUESTS.state == State.PENDING, _REQUESTS.expires_at > Now())
+_APPROVED: Final = sa.and_(_REQUESTS.state == State.APPROVED, _REQUESTS.valid_until > Now())
 
 
 @attrs.frozen
@@ -157,7 +160,7 @@ class RequestsTable(Outbox):
 
     def decide(self, request_id: str, *, approve: bool, by: str, answer: str, shown: str) -> Request:
         """Approve or deny a pending request; see Requests.decide."""
-        where = [_REQUESTS.state == State.PENDING, _REQUESTS.expires_at > Now()]
+        where = [_PENDING]
         values: dict[str, object] = {"decided_by": by, "answer": answer, "decided_at": Now()}
         if approve:
             where += [_REQUESTS.shown == shown, ~_REQUESTS.too_large]
@@ -176,8 +179,7 @@ class RequestsTable(Outbox):
 
     def use(self, request_id: str, known_changes: int) -> bool:
         """Take a grant; `known_changes` is how many transitions this hub knows that the row has made."""
-        where = [_REQUESTS.state == State.APPROVED, _REQUESTS.valid_until > Now()]
-        where.append(_REQUESTS.changes >= known_changes)
+        where = [_APPROVED, _REQUESTS.changes >= known_changes]
         with self._moving() as moves:
             taken = {"hub_boot": self.boot}
             return moves.one(request_id, State.USING, where, taken, note="taken for a call") is not None
@@ -201,13 +203,13 @@ class RequestsTable(Outbox):
 
     def end(self, request_id: str, state: State, why: str) -> bool:
         """End a request that is pending or approved, or in use at this hub."""
-        live = sa.or_(_REQUESTS.state.in_([State.PENDING, State.APPROVED]), sa.and_(*self._mine()))
+        live = sa.or_(_PENDING, _APPROVED, sa.and_(*self._mine()))
         with self._moving() as moves:
             return moves.one(request_id, state, [live], {"ended_at": Now(), "because": why}) is not None
 
     def revoke(self, request_id: str, *, by: str) -> Request:
         """Revoke a request that is open or used; see Requests.revoke."""
-        live = _REQUESTS.state.in_([*OPEN, State.USED])
+        live = sa.or_(_PENDING, _APPROVED, _REQUESTS.state.in_([State.USING, State.USED]))
         values = {"ended_at": Now(), "because": f"revoked by {by}"}
         with self._moving() as moves:
             found = moves.one(request_id, State.REVOKED, [live], values, by=by)
