@@ -205,7 +205,9 @@ async def follow(store: Store, collections: Sequence[Collection], reconcile: Cal
     cursors = [collection.cursor(store.revision) for collection in collections]
     while True:
         changed = store.changed
-        if any(cursor.take() for cursor in cursors):
+        # Each of them is read each time: one that falls too far behind is no longer served.
+        taken = [cursor.take() for cursor in cursors]
+        if any(taken):
             reconcile()
         else:
             await changed.wait()
