@@ -57,7 +57,7 @@ class Step:
 class Decision:
     """The hub's decision, and where the text of its rule is."""
 
-    allowed: bool
+    effect: str
     rule: str
     policy: str
     href: str
@@ -222,7 +222,7 @@ def _decision(event: Event) -> Decision | None:
     if decision is None or not decision.effect:
         return None
     return Decision(
-        allowed=decision.effect == "allow",
+        effect=decision.effect,
         rule=decision.rule,
         policy=decision.policy,
         href=rule_path(decision.policy, decision.rule, decision.bundle),

@@ -78,7 +78,7 @@ def test_a_denied_call_has_no_identity_in_the_cluster() -> None:
     shown = view(DENIED)
     assert [step.title for step in shown.chain] == ["Owner", "Agent"]
     assert shown.decision is not None
-    assert not shown.decision.allowed
+    assert shown.decision.effect == "deny"
 
 
 def test_an_operator_and_an_unknown_client_have_a_step() -> None:
