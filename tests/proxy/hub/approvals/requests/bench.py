@@ -71,6 +71,14 @@ def opened(
         yield table
 
 
+def grant(location: Location, snapshot: Snapshot, agent: str = "robot0") -> str:
+    """Open a request and approve it; returns its id."""
+    with opened(location) as table:
+        request = table.open(new_request(snapshot, agent=agent), serves="")
+        table.decide(request.id, approve=True, by="ann@example.com", answer="", shown=request.new.shown)
+        return request.id
+
+
 def wait(location: Location, seconds: float) -> None:
     """Let time pass for all requests."""
     run(location, "update requests set " + ", ".join(f"{name} = {name} - {seconds}" for name in TIMES))
