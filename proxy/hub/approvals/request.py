@@ -47,7 +47,7 @@ class NewRequest:
     plan: str
     """The hexadecimal SHA-256 of the exact call (proxy/hub/approvals/plan.py)."""
     effect: str
-    """The hexadecimal SHA-256 of what the preview found that the call would do."""
+    """Salted digests of what the preview found that the call would do, at most 64 KiB of text."""
     what: str
     """The call in one line, as an approver reads it: `delete deployments.apps shop/web`."""
     reason: str
@@ -61,6 +61,11 @@ class NewRequest:
     """What is sent later is not seen."""
     view: View
     """Masked already."""
+    method: str = ""
+    """With the target and `upgrade`, the call as policies decide about it, for when they change."""
+    target: str = ""
+    """The path and the query, without the cluster's prefix; "" once the view was deleted."""
+    upgrade: bool = False
 
     @property
     def shown(self) -> str:
@@ -90,3 +95,12 @@ class Request:
     valid_until: float | None = None
     """Until when an approval may be used."""
     ended_at: float | None = None
+    because: str = ""
+    """Why it was cancelled, is stale or was revoked."""
+    changes: int = 0
+    """How many transitions it has made."""
+
+    @property
+    def view_deleted(self) -> bool:
+        """Whether what was shown is deleted."""
+        return self.ended_at is not None and self.new.view == View()

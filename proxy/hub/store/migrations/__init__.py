@@ -18,7 +18,7 @@ import sqlalchemy as sa
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD: Final = "0017"
+HEAD: Final = "0018"
 """The newest of `versions/`."""
 BEFORE_POSTGRESQL: Final = "0008"
 """The last revision that is for SQLite alone; the next one makes all its tables on PostgreSQL."""

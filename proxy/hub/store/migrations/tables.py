@@ -231,6 +231,81 @@ console_sessions = sa.Table(
     sa.Column("user_agent", sa.String(256), nullable=False),
 )
 
+# What agents ask approval for (proxy/hub/approvals/requests). No part of a snapshot, nor of the version.
+requests = sa.Table(
+    "requests",
+    metadata,
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("agent_id", sa.ForeignKey("agents.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("cluster_id", sa.ForeignKey("clusters.id", ondelete="CASCADE"), nullable=False, index=True),
+    sa.Column("plan", sa.String(64), nullable=False),
+    sa.Column("effect", sa.Text, nullable=False),
+    sa.Column("shown", sa.String(64), nullable=False),
+    sa.Column("what", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("policy", sa.Text, nullable=False),
+    sa.Column("rule", sa.Text, nullable=False),
+    sa.Column("bundle", sa.Text, nullable=False),
+    sa.Column("approvers", sa.JSON, nullable=False),
+    sa.Column("valid_for_s", sa.Integer, nullable=False),
+    sa.Column("interactive", sa.Boolean, nullable=False),
+    # The call as policies decide about it. The target is empty once the view was deleted.
+    sa.Column("method", sa.Text, nullable=False),
+    sa.Column("target", sa.Text, nullable=False),
+    sa.Column("upgrade", sa.Boolean, nullable=False),
+    # The masked preview as JSON: without what may be large, and whole. Empty once it was deleted.
+    sa.Column("summary", sa.Text, nullable=False),
+    sa.Column("view", sa.Text, nullable=False),
+    sa.Column("too_large", sa.Boolean, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    # How many transitions it has made. Each one adds 1.
+    sa.Column("changes", sa.Integer, nullable=False),
+    sa.Column("uses_returned", sa.Integer, nullable=False),
+    # The hub process that has taken the grant last.
+    sa.Column("hub_boot", sa.String(36)),
+    # What a dump that is restored does not have: the table's OID in PostgreSQL; 0 in SQLite.
+    sa.Column("database", sa.BigInteger, nullable=False),
+    # Epoch seconds of the database's clock, as all times here.
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("expires_at", sa.Float, nullable=False),
+    sa.Column("changed_at", sa.Float, nullable=False),
+    sa.Column("decided_by", sa.String(256), nullable=False),
+    sa.Column("answer", sa.Text, nullable=False),
+    sa.Column("decided_at", sa.Float),
+    sa.Column("valid_until", sa.Float),
+    sa.Column("ended_at", sa.Float, index=True),
+    sa.Column("because", sa.Text, nullable=False),
+    sa.CheckConstraint(
+        "state IN ('pending', 'approved', 'denied', 'using', 'used', 'expired', 'cancelled', 'stale', "
+        "'revoked')",
+        name="state",
+    ),
+)
+_OPEN = requests.c.state.in_(["pending", "approved", "using"])
+sa.Index(
+    "uq_requests_open", requests.c.agent_id, requests.c.plan, unique=True,
+    sqlite_where=_OPEN, postgresql_where=_OPEN,
+)  # fmt: skip
+sa.Index("ix_requests_agent_id", requests.c.agent_id, requests.c.created_at)
+sa.Index("ix_requests_changed_at", requests.c.changed_at)
+sa.Index("ix_requests_created_at", requests.c.created_at)
+
+# What webhooks are to be sent. A row stays until it was delivered.
+outbox = sa.Table(
+    "outbox",
+    metadata,
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("request_id", sa.ForeignKey("requests.id", ondelete="CASCADE"), nullable=False, index=True),
+    # The webhook's name in the hub's configuration.
+    sa.Column("webhook", sa.String(63), nullable=False),
+    # The state that the request has come to, or `opened`.
+    sa.Column("event", sa.String(16), nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),
+    # From then on a hub may claim it. A claim moves it on.
+    sa.Column("due_at", sa.Float, nullable=False, index=True),
+    sa.Column("attempts", sa.Integer, nullable=False),
+)
+
 policy_bundles = sa.Table(
     "policy_bundles",
     metadata,
