@@ -114,6 +114,8 @@ def varying(first: Value, second: Value) -> list[Steps] | None:
 
     None if there are too many, or if the results differ as a whole.
     """
+    if first is second:
+        return []
     places: dict[Steps, None] = {}
     for found in _walk((), first, second, first, second):
         steps = found.steps

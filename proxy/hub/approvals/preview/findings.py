@@ -242,6 +242,8 @@ class _View:
 
     def bounded(self) -> View:
         """Return the view; of one that is too large, as much as may be stored."""
+        # A relay words some of the notes.
+        self.notes = list(map(safe, self.notes))
         left = VIEW_BYTES_MAX
         summary, left = _cut(self.summary, left)
         notes, left = _kept(self.notes, left, _size_of_text)

@@ -326,3 +326,8 @@ def test_a_text_that_is_no_effect_fits_nothing(text: str) -> None:
     assert not effect_fits(text, made)
     assert not effect_fits(made, text)
     assert not effect_fits(text, text)
+
+
+def test_notes_that_a_relay_words_are_safe_to_show() -> None:
+    made = findings().not_tried("not tried out: \u202ethe relay \x1b[2J says so")
+    assert made.view.notes == ("not tried out: \\u202ethe relay \\u001b[2J says so",)

@@ -388,7 +388,7 @@ async def test_an_agent_has_four_requests_at_a_time(cluster: Cluster) -> None:
         await wait_all_tasks_blocked()
         assert len(cluster.asked) == PER_AGENT
         nursery.cancel_scope.cancel()
-    assert cluster.previewer.asker._agents == {}
+    assert cluster.previewer.asker._agents._agents == cluster.previewer._agents._agents == {}
 
 
 async def test_previews_of_a_hub_are_bounded(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
