@@ -43,7 +43,7 @@ class FakeSignIn:
             actor=actor,
             role=Role(person.role),
             mode="console",
-            person=person.session,
+            session=person.session,
             still_valid=lambda: None,
         )
 
