@@ -9,7 +9,7 @@ from sandbox.objects import Json, Object, child, clone, integer, items, lookup, 
 from sandbox.ownership import is_ready
 from sandbox.selectors import from_object, labels_match
 from sandbox.status import StatusError
-from sandbox.storage import Item, Store
+from sandbox.storage import Item, Store, follow
 
 _REFUSAL = "Cannot evict pod as it would violate the pod's disruption budget."
 _SEVERAL = "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support."
@@ -26,13 +26,7 @@ class Budgets:
 
     async def run(self) -> None:
         """Follow budgets and pods until cancelled."""
-        cursors = [each.cursor(self._store.revision) for each in (self._budgets, self._pods)]
-        while True:
-            changed = self._store.changed
-            if any(cursor.take() for cursor in cursors):
-                self.reconcile()
-            else:
-                await changed.wait()
+        await follow(self._store, (self._budgets, self._pods), self.reconcile)
 
     def reconcile(self) -> None:
         """Write the status of each budget that changed."""

@@ -7,7 +7,7 @@ from sandbox.objects import Json, Object, child, clone, integer, items, lookup, 
 from sandbox.ownership import is_ready, owner_uid, reference
 from sandbox.recorder import EventRecorder
 from sandbox.status import StatusError
-from sandbox.storage import Store
+from sandbox.storage import Store, follow
 from sandbox.writing import Writer
 
 
@@ -23,13 +23,7 @@ class Jobs:
 
     async def run(self) -> None:
         """Work until cancelled."""
-        cursors = [each.cursor(self._store.revision) for each in (self._jobs, self._pods)]
-        while True:
-            changed = self._store.changed
-            if any(cursor.take() for cursor in cursors):
-                self.reconcile()
-            else:
-                await changed.wait()
+        await follow(self._store, (self._jobs, self._pods), self.reconcile)
 
     def reconcile(self) -> None:
         """Take one step for each job."""

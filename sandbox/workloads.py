@@ -14,7 +14,7 @@ from sandbox.ownership import is_ready, owner_uid, reference
 from sandbox.recorder import EventRecorder
 from sandbox.selectors import from_object, labels_match
 from sandbox.status import StatusError
-from sandbox.storage import Store
+from sandbox.storage import Store, follow
 from sandbox.writing import SUFFIX_ALPHABET, Writer
 
 REVISION = "deployment.kubernetes.io/revision"
@@ -37,15 +37,7 @@ class Workloads:
 
     async def run(self) -> None:
         """Work until cancelled."""
-        watched = (self._deployments, self._replica_sets, self._pods)
-        cursors = [collection.cursor(self._store.revision) for collection in watched]
-        while True:
-            changed = self._store.changed
-            changes = [change for cursor in cursors for change in cursor.take()]
-            if changes:
-                self.reconcile()
-            else:
-                await changed.wait()
+        await follow(self._store, (self._deployments, self._replica_sets, self._pods), self.reconcile)
 
     def reconcile(self) -> None:
         """Take one step for each object."""
