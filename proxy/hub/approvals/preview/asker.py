@@ -22,6 +22,7 @@ from msgspec.structs import replace
 from audit.errors import AuditUnavailable
 from audit.ids import new_eid
 from audit.record import Decision, Event, Kind, Phase, Relay, Response
+from auth.policy.match import NO_RULE
 from proxy.exchange.engine import Exchange
 from proxy.exchange.next_pass import NextPass
 from proxy.hub.approvals.preview.answer_port import TOO_LONG, AnswerPort
@@ -139,7 +140,10 @@ class Asker:
         calls, served = self.calls, live.call
         agent, cluster = served.agent, served.cluster
         verdict = judge(calls.directory.current.bundle, agent, cluster, probe.info, time.time())
-        if not verdict.allowed:
+        if probe.dry and verdict.decision is NO_RULE and served.verdict.asked:
+            # The rule that asks about the call is the one that would allow it. It does not match dry runs.
+            verdict = served.verdict
+        elif not verdict.allowed:
             verb = "asks" if verdict.asked else "does not allow it"
             raise NotMadeError(f"not made, since a policy of the agent {verb} ({verdict.rule})")
         exceeded = calls.limits.admit(served.claims.principal)

@@ -257,6 +257,10 @@ class _View:
             self.changes,
             self.body,
         )
+        if not whole:
+            notes.append(
+                f"what it changes is longer than {VIEW_BYTES_MAX // 1024} KiB: it cannot be approved"
+            )
         return View(
             summary,
             tuple(map(str, self.flags)),

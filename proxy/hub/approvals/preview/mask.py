@@ -61,7 +61,7 @@ class Place:
         env = self.env
         if env is not None:
             env = (*env, step) if len(env) < 3 else env
-        elif isinstance(step, str) and (step == "env" or step.endswith("/env")):
+        elif isinstance(step, str) and step.lower().rpartition("/")[2] == "env":
             # A strategic merge patch has `$setElementOrder/env` beside it.
             env = ()
         return Place(self.depth + 1, self.first if self.depth else step, step, env)

@@ -228,6 +228,7 @@ def test_a_difference_that_is_too_large_cannot_be_approved() -> None:
     large = "x" * VIEW_BYTES_MAX
     for made in (tried({"spec": "y"}, {"spec": large}), tried(None, {"spec": large})):
         assert made.view.too_large
+        assert made.view.notes == ("what it changes is longer than 256 KiB: it cannot be approved",)
         assert (
             sum(len(change.after or "") for change in made.view.changes) + len(made.view.body)
             <= VIEW_BYTES_MAX
