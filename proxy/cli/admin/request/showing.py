@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import click
 
 from audit.escape import escape
+from proxy.cli.admin.policy.differences import as_written
 from proxy.cli.output import Object, objects, since, text, texts
 
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
@@ -80,15 +81,16 @@ def _lines(request: Object) -> Iterator[str]:
 
 
 def _changes(request: Object) -> Iterator[str]:
+    # JSON has backslashes of its own, which are printed as they are.
     changes = objects(request, "changes")
     if changes:
         yield ""
         yield "changes"
     for change in changes:
-        yield escape(f"  {text(change, 'path')}")
+        yield as_written(f"  {text(change, 'path')}")
         for sign, key in (("-", "before"), ("+", "after")):
             if change.get(key) is not None:
-                yield escape(f"    {sign} {text(change, key)}")
+                yield as_written(f"    {sign} {text(change, key)}")
 
 
 def _block(title: str, lines: list[str]) -> Iterator[str]:
@@ -96,7 +98,7 @@ def _block(title: str, lines: list[str]) -> Iterator[str]:
         yield ""
         yield title
     for line in lines:
-        yield escape(f"  {line}")
+        yield as_written(f"  {line}")
 
 
 def _state(request: Object) -> str:
