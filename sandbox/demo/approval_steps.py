@@ -126,6 +126,6 @@ def _ended(call: subprocess.Popen[str], exit_code: int) -> tuple[str, str]:
 
 
 APPROVAL_STEPS = (
-    Step("approve", "the call waited for a person, and went on with their approval", approve),
+    Step("approve", "the call waited, and a person's approval let it go on", approve),
     Step("ask again", "an approval is for one call: the same one asks again", ask_again),
 )
