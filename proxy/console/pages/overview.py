@@ -20,7 +20,7 @@ STATES = {
     "new": ("waiting", "info"),
     "online": ("online", "ok"),
 }
-_PAGES = {"cluster": "/clusters/{}"}
+_PAGES = {"cluster": "/clusters/{}", "request": "/requests"}
 
 
 async def show(ask: Ask) -> Page:

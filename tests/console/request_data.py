@@ -1,0 +1,163 @@
+"""Requests for approval of the made-up hub: one of each kind that a page has to show."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import attrs
+
+from proxy.hub.approvals.request import NewRequest, State
+from proxy.hub.approvals.view import Change, View
+
+PERSON = "ada@example.com"
+OTHER = "grace@example.com"
+
+_UPSTREAMS = "".join(f"upstream_{number} = 10.0.{number}.1:8080\n" for number in range(40))
+_POLICY = {
+    "policyTypes": ["Ingress", "Egress"],
+    "ingress": [{"from": [{"podSelector": {"matchLabels": {"app": f"web-{one}"}}}]} for one in range(5)],
+}
+
+
+@attrs.frozen
+class MadeUp:
+    """A request, and what became of it."""
+
+    agent: str
+    cluster: str
+    what: str
+    view: View
+    age_s: float
+    state: State = State.PENDING
+    by: str = ""
+    answer: str = ""
+    rule: str = "risky"
+    reason: str = "changes in the namespace of the shop need a second pair of eyes"
+    approvers: tuple[str, ...] = ("owner", OTHER)
+    interactive: bool = False
+
+    def new(self, agent_id: str, cluster_id: str, number: int) -> NewRequest:
+        """Return it before it has a row; the number makes its plan differ from all others."""
+        return NewRequest(
+            agent_id=agent_id,
+            cluster_id=cluster_id,
+            plan=f"{number:064x}",
+            effect=f"{number + 7:064x}",
+            what=self.what,
+            reason=self.reason,
+            policy="shop-changes",
+            rule=self.rule,
+            bundle="4-0cb4271b433ad5bf",
+            approvers=self.approvers,
+            valid_for_s=900,
+            interactive=self.interactive,
+            view=self.view,
+        )
+
+
+SCALE = View(
+    summary="scales Deployment checkout to 0, at least 6 pods",
+    flags=("scales to 0",),
+    changes=(Change("spec.replicas", "6", "0"),),
+)
+DELETE = View(
+    summary="deletes Deployment web, at least 6 pods",
+    flags=("grace period 0",),
+    notes=("at least 2 ReplicaSets and 6 pods go with it, as far as the agent may list them",),
+)
+APPLY = View(
+    summary="changes Deployment search-indexer",
+    flags=("runs privileged", "mounts a path of the host", "sets a service account"),
+    changes=(
+        Change("metadata.labels.version", '"1.8.2"', '"1.9.0"'),
+        Change(
+            "spec.template.spec.containers[name=indexer].image",
+            '"registry.example.com/search/indexer:1.8.2"',
+            f'"registry.example.com/search/indexer@sha256:{"4a7f2d90b3c1e5f6" * 4}"',
+        ),
+        Change(
+            "spec.template.spec.containers[name=indexer].securityContext",
+            None,
+            '{"privileged":true,"runAsUser":0}',
+        ),
+        Change("spec.template.spec.containers[name=indexer].env[name=API_TOKEN].value", "MASKED", "MASKED"),
+        Change("spec.template.spec.serviceAccountName", '"search"', '"cluster-admin"'),
+        Change(
+            "spec.template.spec.volumes[name=host]", None, '{"hostPath":{"path":"/var/run"},"name":"host"}'
+        ),
+        Change("spec.template.spec.tolerations", '[{"key":"spot","operator":"Exists"}]', None),
+    ),
+    left_out=("metadata.annotations.example.com/checksum", "spec.template.metadata.annotations.stamp"),
+    notes=("values of env are not shown",),
+)
+CONFIGURE = View(
+    summary="changes ConfigMap router",
+    changes=(
+        Change(
+            "data.upstreams", json.dumps(_UPSTREAMS), json.dumps(_UPSTREAMS.replace("10.0.7.1", "10.9.9.9"))
+        ),
+        Change("data.banner", '"maintenance on sunday"', '"all systems normal"'),
+        Change("data.policy", json.dumps(json.dumps(_POLICY)), json.dumps(json.dumps(_POLICY, indent=1))),
+    ),
+)
+UNTRIED = View(
+    summary="creates Thing nightly-report",
+    notes=("not tried out: this API may not honour dryRun",),
+    body=json.dumps({"apiVersion": "aggregated.example.com/v1", "kind": "Thing", "spec": _POLICY}),
+)
+SHELL = View(summary="opens a shell in Pod db-0", flags=("reads and writes volumes",))
+HUGE = View(summary="changes ConfigMap dashboards", too_large=True)
+
+MADE_UP: Sequence[MadeUp] = (
+    MadeUp("deploy-bot", "prod-eu-1", "patch deployments.apps shop/checkout", SCALE, 42),
+    MadeUp("oncall-helper", "prod-eu-1", "delete deployments.apps shop/web", DELETE, 190),
+    MadeUp("search-indexer", "staging", "patch deployments.apps search/search-indexer", APPLY, 700),
+    MadeUp("db-migrator", "prod-us-1", "exec pods payments/db-0", SHELL, 95, rule="shell", interactive=True),
+    MadeUp("deploy-bot", "staging", "patch configmaps shop/router", CONFIGURE, 320, approvers=("!owner",)),
+    MadeUp("rightsizer", "prod-eu-1", "update configmaps shop/dashboards", HUGE, 1300),
+    MadeUp(
+        "triage", "dev", "create things.aggregated.example.com shop/nightly-report", UNTRIED, 2000,
+        approvers=("any",),
+    ),
+    MadeUp("deploy-bot", "prod-eu-1", "delete pods shop/web-1", DELETE, 600, State.APPROVED, PERSON),
+    MadeUp("deploy-bot", "prod-eu-1", "patch deployments.apps shop/web", SCALE, 900, State.USED, PERSON),
+    MadeUp(
+        "oncall-helper", "prod-eu-1", "delete persistentvolumeclaims shop/orders", DELETE, 1500, State.DENIED,
+        OTHER, "take a snapshot first, and ask again",
+    ),
+    MadeUp("db-migrator", "prod-us-1", "exec pods payments/db-0", SHELL, 2400, State.REVOKED, PERSON),
+    MadeUp("rightsizer", "staging", "patch deployments.apps shop/search", SCALE, 2600, State.STALE, OTHER),
+    MadeUp("cost-reporter", "dev", "delete jobs.batch shop/nightly", DELETE, 7600, State.EXPIRED),
+    MadeUp("triage", "dev", "patch services shop/web", SCALE, 9000, State.CANCELLED),
+)  # fmt: skip
+
+
+def hostile(texts: Sequence[str]) -> list[MadeUp]:
+    """Requests with these texts in every part that an agent or an object chooses."""
+    made = []
+    for number, text in enumerate(texts):
+        quoted = json.dumps(text)
+        view = View(
+            summary=text,
+            flags=(text,),
+            changes=(Change(text, quoted, None), Change(f"a.{text}", text, json.dumps({text: [text] * 20}))),
+            left_out=(text,),
+            notes=(text,),
+            body=text,
+        )
+        state, by = (State.PENDING, "") if number % 2 else (State.DENIED, PERSON)
+        made.append(
+            MadeUp(
+                "deploy-bot",
+                "prod-eu-1",
+                text,
+                view,
+                60.0 + number,
+                state,
+                by,
+                text if by else "",
+                reason=text,
+            )
+        )
+    return made
