@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from audit.ids import new_eid, uuid7
 from audit.record import (
     Actor,
+    Approval,
     Client,
     Cluster,
     Decision,
@@ -40,6 +41,8 @@ def new_event(
     decision: Decision | None = None,
     resp: Response | None = None,
     stream: Stream | None = None,
+    approval: Approval | None = None,
+    serves: str = "",
     count: int = 1,
     note: str = "",
 ) -> Event:
@@ -65,6 +68,8 @@ def new_event(
         decision=decision,
         resp=resp,
         stream=stream,
+        approval=approval,
+        serves=serves,
         count=count,
         note=note,
     )

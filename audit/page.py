@@ -9,7 +9,7 @@ from audit.calls import FoundCall
 from audit.display import decoded, json_line
 from audit.escape import escape
 from audit.kubectl import kubectl_line, kubectl_words
-from audit.record import Event, Phase, Tunnel
+from audit.record import Approval, Event, Phase, Tunnel
 from audit.wording import actor_of, ending_of, request_of, took, why_of
 
 _WIDTH = 10
@@ -54,6 +54,10 @@ def _fields(rows: Sequence[tuple[str, Event]], *, is_open: bool) -> Iterator[tup
     yield from _places(event)
     if event.decision is not None and event.decision.effect:
         yield "decision", _decision(event)
+    if event.approval is not None:
+        yield "approval", _approval(event.approval)
+    if event.serves:
+        yield "serves", f"the call {event.serves}"
     yield from _result(event, is_open=is_open)
     yield from _times(rows)
     yield from _sizes(event)
@@ -113,6 +117,10 @@ def _decision(event: Event) -> str:
     policy = f"of policy {decision.policy}" if decision.policy else ""
     bundle = f"(bundle {decision.bundle})" if decision.bundle else ""
     return " ".join(filter(None, (decision.effect, "by" if rule or policy else "", rule, policy, bundle)))
+
+
+def _approval(approval: Approval) -> str:
+    return _listed(f"request {approval.request}", ("by", approval.by), ("shown as", approval.shown))
 
 
 def _result(event: Event, *, is_open: bool) -> Iterator[tuple[str, str]]:

@@ -68,6 +68,16 @@ class Kind(StrEnum):
 
     CALL = "call"
     """A Kubernetes API call; a denial is a call whose decision says deny."""
+    PREVIEW = "preview"
+    """A call that the hub made under an agent's name, to find what a call of that agent would do."""
+    REQUEST_OPENED = "request.opened"
+    """An agent's call asked for approval."""
+    REQUEST_DECIDED = "request.decided"
+    """A person approved or denied it."""
+    REQUEST_USED = "request.used"
+    """A hub took the approval for a call, spent it, or returned it unused."""
+    REQUEST_ENDED = "request.ended"
+    """It expired, became stale, or was cancelled or revoked."""
     AUTH_FAILED = "auth.failed"
     MALFORMED = "request.malformed"
     HEADER_SMUGGLING = "header_smuggling"
@@ -268,6 +278,23 @@ class Decision(Record, frozen=True):
     bundle: str = ""
 
 
+class Approval(Record, frozen=True):
+    """The request for approval that an event belongs to.
+
+    Neither its plan nor its effect: a short secret in a body could be guessed from their digests.
+    """
+
+    request: str
+    """Its id."""
+    shown: str = ""
+    """The salted digest of what an approver sees."""
+    by: str = ""
+    """The person who decided or revoked it."""
+
+    def __post_init__(self) -> None:
+        _bound(self, "request", "by")
+
+
 class Response(Record, frozen=True):
     """The answer to the client."""
 
@@ -344,6 +371,9 @@ class Event(Record, frozen=True, kw_only=True, tag_field="v", tag=VERSION):
     resp: Response | None = None
     stream: Stream | None = None
     tunnel: Tunnel | None = None
+    approval: Approval | None = None
+    serves: str = ""
+    """The id of the call that a preview, or a request that was opened, serves."""
     count: int = 1
     """How many occurrences this event stands for; more than one for a flood, and for merged reads."""
     note: str = ""

@@ -21,6 +21,7 @@ import msgspec
 from audit.record import (
     VERSION,
     Actor,
+    Approval,
     Client,
     Cluster,
     Decision,
@@ -65,6 +66,8 @@ class _Own(Record, frozen=True):
     resp: Response | None = None
     stream: Stream | None = None
     tunnel: Tunnel | None = None
+    approval: Approval | None = None
+    serves: str = ""
     count: int = 1
     note: str = ""
 
@@ -78,7 +81,17 @@ def own_part(event: Event) -> bytes:
     So it is not valid JSON on purpose. A running `audit list --follow` of an earlier hawse takes it for the
     whole event. It then fails with an error, instead of printing events without their actors.
     """
-    own = _Own(event.dur_ms, event.req, event.resp, event.stream, event.tunnel, event.count, event.note)
+    own = _Own(
+        event.dur_ms,
+        event.req,
+        event.resp,
+        event.stream,
+        event.tunnel,
+        event.approval,
+        event.serves,
+        event.count,
+        event.note,
+    )
     return encode(own)[1:]
 
 

@@ -1,4 +1,4 @@
-"""Free-text search in events: the path, the arguments and the reasons.
+"""Free-text search in events: the path, the arguments, the reasons, and the request for approval.
 
 Each event that may match must be decoded, so a search reads a bounded number of events.
 """
@@ -40,6 +40,11 @@ class _Decision(msgspec.Struct, frozen=True):
     policy: str = ""
 
 
+class _Approval(msgspec.Struct, frozen=True):
+    request: str = ""
+    by: str = ""
+
+
 class _Searched(msgspec.Struct, frozen=True):
     """Only the searched members, so that events of a newer hawse can be searched too."""
 
@@ -47,6 +52,8 @@ class _Searched(msgspec.Struct, frozen=True):
     resp: _Response = _Response()
     stream: _Stream = _Stream()
     decision: _Decision = _Decision()
+    approval: _Approval = _Approval()
+    serves: str = ""
     note: str = ""
 
 
@@ -88,6 +95,9 @@ class Text:
                 searched.note,
                 searched.decision.rule,
                 searched.decision.policy,
+                searched.approval.request,
+                searched.approval.by,
+                searched.serves,
             ),
         ]
         return any(self._text in text.casefold() for text in texts)

@@ -6,9 +6,11 @@ from audit.calls import FoundCall
 from audit.page import page_lines
 from audit.reader import StoredEvent
 from audit.record import (
+    Approval,
     Client,
     Decision,
     Event,
+    Kind,
     Phase,
     Relay,
     Request,
@@ -114,3 +116,16 @@ def test_the_context_is_no_argument_of_what_an_exec_runs() -> None:
     req = Request("GET", "/x", "get", "", "v1", "pods", "exec", "app", "web")
     event = replace(call(), req=req, stream=Stream("websocket", ("sh", "-c", "id")))
     assert "request   kubectl --context prod exec web -n app -- sh -c id" in page(event)
+
+
+def test_a_page_names_the_request_for_approval_and_the_call_that_it_belongs_to() -> None:
+    decided = replace(
+        call(phase=Phase.COMPLETE),
+        kind=Kind.REQUEST_DECIDED,
+        approval=Approval("0f0f", "ab12", "ann@example.com"),
+    )
+    assert "approval  request 0f0f, by ann@example.com, shown as ab12" in page(decided)
+    preview = replace(
+        call(phase=Phase.COMPLETE), kind=Kind.PREVIEW, serves="01a22e87-d308-7059-90bb-09f80b601f9a"
+    )
+    assert "serves    the call 01a22e87-d308-7059-90bb-09f80b601f9a" in page(preview)

@@ -17,7 +17,7 @@ from audit import retention, schema, shared
 from audit.errors import AuditUnavailable
 from audit.mask import Masks
 from audit.reader import StoredEvent
-from audit.record import Actor, ActorType, Event, Kind, Phase, Relay, Stream, Tunnel, encode, utc
+from audit.record import Actor, ActorType, Approval, Event, Kind, Phase, Relay, Stream, Tunnel, encode, utc
 from audit.retention import PrunableStore, Removal
 from audit.shared import SPAN_EVENTS, CommonParts, common_part, own_part, whole
 from audit.store import AuditStore
@@ -59,6 +59,8 @@ def any_events(draw: st.DrawFn) -> Event:
             st.sampled_from([None, Stream("http"), Stream("websocket", ("sh", "-c", "ü"), tty=True)])
         ),
         tunnel=draw(st.sampled_from([None, Tunnel(1, 0.5, 3)])),
+        approval=draw(st.sampled_from([None, Approval("0f" * 8, "ab" * 32, "ann@example.com")])),
+        serves=draw(st.sampled_from(["", "01a22e87-d308-7059-90bb-09f80b601f9a"])),
         relay=draw(st.sampled_from([None, Relay("r-1", "hawse/1")])),
         count=draw(st.integers(1, 3)),
         note=draw(st.text(max_size=5)),

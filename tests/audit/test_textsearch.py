@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from audit.record import Decision, Request, Response, Stream, encode
+from audit.record import Approval, Decision, Request, Response, Stream, encode
 from audit.textsearch import Text
 from tests.audit.events import call
 
@@ -42,3 +42,10 @@ def test_other_members_are_not_searched(text: str) -> None:
 
 def test_an_event_of_a_newer_hawse_is_searched_too() -> None:
     assert Text("soon").is_in(b'{"v":2,"kind":"new","note":"Soon","req":{"raw_target":"/","later":[1]}}')
+
+
+def test_the_events_of_a_request_and_the_previews_of_a_call_are_found_by_their_ids() -> None:
+    opened = replace(EVENT, approval=Approval("0f0f1e1e2d2d3c3c", by="ann@example.com"), serves=EVENT.eid)
+    for text in ("0f0f1e1e2d2d3c3c", "ann@example.com", EVENT.eid):
+        assert Text(text).is_in(encode(opened))
+        assert not Text(text).is_in(encode(EVENT))

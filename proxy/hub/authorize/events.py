@@ -24,6 +24,7 @@ from audit.record import (
     TARGET_CHARACTERS_MAX,
     Actor,
     ActorType,
+    Approval,
     Client,
     Cluster,
     Decision,
@@ -147,6 +148,8 @@ class Trail:
         eid: str = "",
         began_at: float | None = None,
         undecided: bool = False,
+        approval: Approval | None = None,
+        serves: str = "",
     ) -> Event:
         """The event of a known agent's call: its intent, or the whole of a read or a denial.
 
@@ -167,6 +170,8 @@ class Trail:
             impersonated=party.impersonated if decision.effect == "allow" else None,
             decision=decision,
             stream=stream_of(head, parsed.info, undecided=undecided),
+            approval=approval,
+            serves=serves,
             note=note,
         )
 
