@@ -25,6 +25,7 @@ from proxy.hub.admin.verbs.callers import CALLER
 from proxy.hub.store.roles import Role
 from tests.console.fakes import FakePerson, FakeSignIn
 from tests.console.fleet_data import SIMULATED
+from tests.console.request_data import MADE_UP, OTHER
 from tests.console.trail_events import made_up_events
 from tests.console.world import open_world
 from tests.fakes.admin import Bench
@@ -96,6 +97,7 @@ async def main() -> None:
     parser.add_argument("--port", type=int, default=8500)
     parser.add_argument("--clusters", type=int, default=5)
     parser.add_argument("--agents", type=int, default=7)
+    parser.add_argument("--requests", type=int, default=len(MADE_UP))
     parser.add_argument("--calls", type=int, default=9)
     parser.add_argument("--events", type=int, default=300)
     parser.add_argument("--rate", type=float, default=0.5, help="events a second")
@@ -111,11 +113,14 @@ async def main() -> None:
                 agents=given.agents,
                 calls=given.calls,
                 events=given.events,
+                requests=given.requests,
                 hostile=given.hostile,
             ) as bench,
             trio.open_nursery() as nursery,
         ):
-            sign_in = FakeSignIn(None if given.anonymous else FakePerson(given.role))
+            # The role approver approves as a person.
+            person = FakePerson(given.role, approves_as=OTHER if given.role is Role.APPROVER else "")
+            sign_in = FakeSignIn(None if given.anonymous else person)
             if not given.still:
                 nursery.start_soon(_move, bench)
             nursery.start_soon(bench.trail.poll.run)

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import attrs
 
-from proxy.hub.approvals.request import NewRequest, State
+from proxy.hub.approvals.request import LIFE_S, NewRequest, Request, State
 from proxy.hub.approvals.view import Change, View
+from proxy.hub.store.entities import Snapshot
 
 PERSON = "ada@example.com"
 OTHER = "grace@example.com"
@@ -161,3 +162,42 @@ def hostile(texts: Sequence[str]) -> list[MadeUp]:
             )
         )
     return made
+
+
+def made_up_requests(
+    snapshot: Snapshot, now: float, *, count: int = len(MADE_UP), texts: Sequence[str] = ()
+) -> list[Request]:
+    """Return so many requests of the agents, the oldest first; with these texts, if there are any."""
+    made = hostile(texts) if texts else [MADE_UP[number % len(MADE_UP)] for number in range(count)]
+    rounds = (number // len(MADE_UP) for number in range(len(made)))
+    aged = [attrs.evolve(one, age_s=one.age_s + 3000.0 * turn) for one, turn in zip(made, rounds, strict=True)]
+    known = [
+        (number, one)
+        for number, one in enumerate(aged)
+        if one.agent in snapshot.agents_by_name and one.cluster in snapshot.clusters_by_name
+    ]
+    requests = [_request(snapshot, one, number, now) for number, one in known]
+    return sorted(requests, key=lambda request: request.created_at)
+
+
+def _request(snapshot: Snapshot, one: MadeUp, number: int, now: float) -> Request:
+    new = one.new(snapshot.agents_by_name[one.agent].id, snapshot.clusters_by_name[one.cluster].id, number)
+    created_at = now - one.age_s
+    approved = bool(one.by) and one.state is not State.DENIED
+    ended = not one.state.open
+    if one.state is State.CANCELLED:
+        # What it has shown is deleted.
+        new = attrs.evolve(new, view=View())
+    return Request(
+        id=f"0199a1b2-0000-7cc3-98c4-{number:012x}",
+        new=new,
+        state=one.state,
+        uses_returned=0,
+        created_at=created_at,
+        expires_at=created_at + LIFE_S,
+        decided_by=one.by,
+        answer=one.answer,
+        decided_at=created_at + 30 if one.by else None,
+        valid_until=created_at + 30 + new.valid_for_s if approved else None,
+        ended_at=created_at + 45 if ended else None,
+    )

@@ -19,12 +19,14 @@ from audit.wording import actor_of, ending_of, resource_of, took, why_of
 from proxy.console.base.api import at
 from proxy.console.base.templating import size
 from proxy.console.views.decision import Question, rule_path
-from proxy.console.views.rows import Row, row_of, without_begun
+from proxy.console.views.fleet import State
+from proxy.console.views.rows import Row, event_path, row_of, without_begun
 
 # Shares of the time bar are in thousandths of its width.
 BAR_WIDTH = 1000
 # The shortest part that is still seen.
 _BAR_PART_MIN = 12
+_EFFECTS = {"allow": State("allowed", "ok"), "deny": State("denied", "bad"), "ask": State("asked", "warn")}
 _PROCESSED = {
     "yes": "The API server received it.",
     "no": "The API server did not receive it.",
@@ -58,6 +60,7 @@ class Decision:
     """The hub's decision, and where the text of its rule is."""
 
     allowed: bool
+    state: State
     rule: str
     policy: str
     href: str
@@ -96,6 +99,8 @@ class View:
     target: str
     kubectl: str
     decision: Decision | None
+    approval: Sequence[Field]
+    """The request for approval that it belongs to."""
     chain: Sequence[Step]
     timing: Timing | None
     path: Sequence[Field]
@@ -149,6 +154,7 @@ class _Parts:
     request: Sequence[Field] = ()
     target: str = ""
     decision: Decision | None = None
+    approval: Sequence[Field] = ()
     chain: Sequence[Step] = ()
     timing: Timing | None = None
     path: Sequence[Field] = ()
@@ -179,6 +185,7 @@ def _parts(first: Event, last: Event, issued: Mapping[str, Any] | None, *, is_op
         request=[*_request(last)],
         target=f"{last.req.method} {last.req.raw_target}".strip() if last.req is not None else "",
         decision=_decision(last),
+        approval=[*_approval(last)],
         chain=[*_chain(last, issued)],
         timing=_timing(first, last),
         path=[*_path(last)],
@@ -223,12 +230,26 @@ def _decision(event: Event) -> Decision | None:
         return None
     return Decision(
         allowed=decision.effect == "allow",
+        state=_EFFECTS.get(decision.effect, State(decision.effect, "")),
         rule=decision.rule,
         policy=decision.policy,
         href=rule_path(decision.policy, decision.rule, decision.bundle),
         bundle=decision.bundle,
         ask=_ask(event),
     )
+
+
+def _approval(event: Event) -> Iterable[Field]:
+    """The request of the call, and the call that a preview or an opened request serves."""
+    approval = event.approval
+    if approval is not None:
+        yield Field("request", approval.request, at("/requests/{}", approval.request))
+        if approval.by:
+            yield Field("by", approval.by)
+        if approval.shown:
+            yield Field("shown as", approval.shown)
+    if event.serves:
+        yield Field("for", event.serves, event_path(event.serves))
 
 
 def _ask(event: Event) -> str:
