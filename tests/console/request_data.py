@@ -170,7 +170,9 @@ def made_up_requests(
     """Return so many requests of the agents, the oldest first; with these texts, if there are any."""
     made = hostile(texts) if texts else [MADE_UP[number % len(MADE_UP)] for number in range(count)]
     rounds = (number // len(MADE_UP) for number in range(len(made)))
-    aged = [attrs.evolve(one, age_s=one.age_s + 3000.0 * turn) for one, turn in zip(made, rounds, strict=True)]
+    aged = [
+        attrs.evolve(one, age_s=one.age_s + 3000.0 * turn) for one, turn in zip(made, rounds, strict=True)
+    ]
     known = [
         (number, one)
         for number, one in enumerate(aged)

@@ -181,7 +181,7 @@ async def test_a_simulation_is_followed_cancelled_and_refused(tmp_path: Path) ->
             bench.work.go.set()
             await trio.testing.wait_all_tasks_blocked()
             done = await call(app, "GET", page)
-            assert "It would deny 41 calls that passed, and allow 3 that did not." in text_of(done.body)
+            assert "It would newly deny 41 calls, ask about 2 calls, and allow 3 calls." in text_of(done.body)
             assert (b'data-live="simulation"' in done.body, faults_of(done.body)) == (False, [])
             assert page.encode() in (await call(app, "GET", "/policy-check")).body
             nursery.cancel_scope.cancel()

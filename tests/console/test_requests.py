@@ -96,7 +96,9 @@ async def test_filters_are_in_the_address(tmp_path: Path) -> None:
         )
         assert b"decided-requests" not in waiting
         assert 'href="/requests?state=pending"' in unescape(waiting.decode())
-        assert "None of these waits" in text_of(await page(app, "/requests?state=pending&agent=cost-reporter"))
+        assert "None of these waits" in text_of(
+            await page(app, "/requests?state=pending&agent=cost-reporter")
+        )
 
 
 async def test_without_requests_the_list_says_how_to_ask(tmp_path: Path) -> None:
@@ -177,9 +179,7 @@ async def test_of_two_people_the_second_sees_who_was_first(
     async with world(tmp_path) as (bench, app):
         one = the(bench, State.PENDING, "checkout")
         form = form_of(await page(app, f"/requests/{one.id}"))
-        await bench.requests.decide(
-            one.id, approve=True, by=PERSON, answer="", shown=one.new.shown
-        )
+        await bench.requests.decide(one.id, approve=True, by=PERSON, answer="", shown=one.new.shown)
         late = await post(app, f"/requests/{one.id}/{verb}", **{**form, **fields})
         assert late.status == 409
         assert "Nothing was changed." in text_of(late.body)
@@ -215,9 +215,7 @@ async def test_an_approval_is_taken_back(tmp_path: Path) -> None:
 async def test_nothing_is_decided_without_the_token_of_the_session(tmp_path: Path, verb: str) -> None:
     async with world(tmp_path) as (bench, app):
         one = the(bench, State.APPROVED if verb == "revoke" else State.PENDING)
-        refused = await post(
-            app, f"/requests/{one.id}/{verb}", csrf="x", shown=one.new.shown, reason="no"
-        )
+        refused = await post(app, f"/requests/{one.id}/{verb}", csrf="x", shown=one.new.shown, reason="no")
         assert refused.status == 403
         assert (await bench.requests.get(one.id)).state is one.state
 

@@ -24,8 +24,8 @@ from proxy.hub.store.directory import Directory
 from proxy.hub.store.entities import Mode
 from proxy.hub.store.store import Store
 from tests.console.fleet_data import fill_rules
-from tests.console.request_data import MADE_UP, made_up_requests
 from tests.console.names import AGENTS, CLUSTERS, HOSTILE, OWNERS, TEAMS
+from tests.console.request_data import MADE_UP, made_up_requests
 from tests.console.trail_events import made_up_events, write_trail
 from tests.fakes.admin import PEPPER, Bench, Clock
 from tests.fakes.admin_bench import open_bench

@@ -24,6 +24,7 @@ from proxy.hub.relays.operations import CallsElsewhere, RelayInfo, SessionInfo
 from proxy.hub.store.directory import Directory
 from proxy.hub.store.roles import Role
 from tests.fakes.asgi import Reply, call
+from tests.fakes.decided import FakeRequests
 
 PEPPER = b"p" * 32
 TOKEN = new_api_key(b"t" * 32)
@@ -175,6 +176,7 @@ class Bench:
     simulations: Simulations
     work: FakeWork
     trail: TrailService = attrs.Factory(TrailService.without_trail)
+    requests: FakeRequests = attrs.Factory(FakeRequests)
 
     async def ask(
         self, method: str, target: str, body: object = None, *, token: str | None = TOKEN, **headers: str
@@ -208,12 +210,20 @@ def path_of(endpoint: Endpoint) -> str:
     return endpoint.path.format(name="x", team="y", id="z", other="v")
 
 
+PERSON = "grace@example.com"
 ROLE_TOKENS = {role: new_api_key(role.encode().ljust(32, b".")) for role in Role}
+
+
+def person_of(role: Role) -> str:
+    """Return the person of a token with this role; only an approver's has one."""
+    return PERSON if role is Role.APPROVER else ""
 
 
 async def give_each_role_a_token(bench: Bench) -> None:
     for role, token in ROLE_TOKENS.items():
         digest = hash_key(token, PEPPER)
         await bench.directory.change(
-            lambda store, role=role, digest=digest: store.add_admin_token(f"a-{role}", digest, role=role)
+            lambda store, role=role, digest=digest: store.add_admin_token(
+                f"a-{role}", digest, role=role, person=person_of(role)
+            )
         )

@@ -19,14 +19,12 @@ from audit.wording import actor_of, ending_of, resource_of, took, why_of
 from proxy.console.base.api import at
 from proxy.console.base.templating import size
 from proxy.console.views.decision import Question, rule_path
-from proxy.console.views.fleet import State
 from proxy.console.views.rows import Row, event_path, row_of, without_begun
 
 # Shares of the time bar are in thousandths of its width.
 BAR_WIDTH = 1000
 # The shortest part that is still seen.
 _BAR_PART_MIN = 12
-_EFFECTS = {"allow": State("allowed", "ok"), "deny": State("denied", "bad"), "ask": State("asked", "warn")}
 _PROCESSED = {
     "yes": "The API server received it.",
     "no": "The API server did not receive it.",
@@ -59,8 +57,7 @@ class Step:
 class Decision:
     """The hub's decision, and where the text of its rule is."""
 
-    allowed: bool
-    state: State
+    effect: str
     rule: str
     policy: str
     href: str
@@ -229,8 +226,7 @@ def _decision(event: Event) -> Decision | None:
     if decision is None or not decision.effect:
         return None
     return Decision(
-        allowed=decision.effect == "allow",
-        state=_EFFECTS.get(decision.effect, State(decision.effect, "")),
+        effect=decision.effect,
         rule=decision.rule,
         policy=decision.policy,
         href=rule_path(decision.policy, decision.rule, decision.bundle),

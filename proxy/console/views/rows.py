@@ -17,8 +17,6 @@ import msgspec
 # Characters of a text in a row: some three lines of a wide table.
 TEXT_CHARACTERS_MAX = 240
 
-# The status of a refusal by the hub is that of a refusal by the cluster's own RBAC.
-_REFUSED = {"deny": ("denied", "bad"), "ask": ("asked", "warn")}
 _TONES = {"1": "ok", "2": "ok", "3": "", "4": "warn", "5": "bad"}
 
 
@@ -111,8 +109,12 @@ def _texts(listed: Mapping[str, Any]) -> tuple[str, str]:
 def _result(listed: Mapping[str, Any], event: Mapping[str, Any]) -> tuple[str, str]:
     """The result in a word or two, and its tone."""
     result = listed["result"]
-    if (effect := event.get("decision", {}).get("effect")) in _REFUSED:
-        return _REFUSED[effect]
+    effect = event.get("decision", {}).get("effect")
+    # The status of a refusal by the hub is that of a refusal by the cluster's own RBAC.
+    if effect == "deny":
+        return "denied", "bad"
+    if effect == "ask" and event.get("resp", {}).get("processed") == "no" and result == "403":
+        return "asked", "warn"
     if listed["phase"] in {"intent", "start"} and result == "-":
         return "began", "open"
     words = {"?": ("unknown", "bad"), "none": ("no answer", "warn"), "-": ("", "")}

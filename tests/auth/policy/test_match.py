@@ -17,9 +17,8 @@ from auth.policy.match import (
     Facts,
     binds,
     compile_bundle,
-    mismatch,
-    names_match,
 )
+from auth.policy.subjects import mismatch, names_match
 from auth.policy.text import PolicyError
 from auth.request_kind import is_discovery, request_kind_of
 from auth.requestinfo import RequestInfo, parse

@@ -11,7 +11,6 @@ from audit.record import (
     Actor,
     ActorType,
     Approval,
-    Decision,
     Event,
     Kind,
     Phase,
@@ -91,7 +90,7 @@ def test_a_denied_call_has_no_identity_in_the_cluster() -> None:
     shown = view(DENIED)
     assert [step.title for step in shown.chain] == ["Owner", "Agent"]
     assert shown.decision is not None
-    assert not shown.decision.allowed
+    assert shown.decision.effect == "deny"
 
 
 def test_a_call_leads_to_its_request_and_a_preview_to_its_call() -> None:
@@ -104,12 +103,6 @@ def test_a_call_leads_to_its_request_and_a_preview_to_its_call() -> None:
     preview = view(replace(ENDED, kind=Kind.PREVIEW, serves="0199-a"))
     assert [(field.name, field.href) for field in preview.approval] == [("for", "/audit/0199-a")]
     assert view(ENDED).approval == []
-
-
-def test_a_call_that_asked_is_neither_allowed_nor_denied() -> None:
-    asked = view(replace(ENDED, decision=Decision("ask", "risky", "shop", "3-0c"))).decision
-    assert asked is not None
-    assert (asked.state.text, asked.allowed) == ("asked", False)
 
 
 def test_an_operator_and_an_unknown_client_have_a_step() -> None:

@@ -40,6 +40,7 @@ from proxy.hub.home.trails import open_search
 from proxy.hub.relays.operations import OtherHubs, RelayInfo, SessionInfo
 from proxy.hub.store.directory import Directory, open_directory
 from proxy.process.config import Address
+from tests.fakes.decided import FakeRequests
 
 
 async def run_in_thread(data_dir: Path, job: Job, tell: Callable[[Progress], None]) -> Outcome:
@@ -150,7 +151,7 @@ async def run_hub(
     pepper = data.pepper()
     settings = HubConfig(public_url="https://hub.example", data_dir=data.path)
     certificate = Certificate.open(settings, data, time.time)
-    live = Live()
+    live, requests = Live(), FakeRequests()
     store = AuditStore(data.audit_file, Masks([]))
     reserve = open_reserve(data.reserve_file)
     revocations = Revocations(reserve)
@@ -171,6 +172,7 @@ async def run_hub(
                     live_sessions=live,
                     simulations=simulations,
                     backups=Backups(data.path),
+                    requests=requests,
                     trail=trail,
                     hubs=hubs,
                     other_hubs=other_hubs,

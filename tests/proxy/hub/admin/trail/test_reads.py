@@ -25,7 +25,7 @@ class Reader:
         self.events: list[Event] = []
         self.reads = MergedReads(self.events.append, lambda: 1_790_000_000.0)
         self.caller = Caller(
-            actor=ADA, role=Role.AUDITOR, mode="console", person=person, still_valid=lambda: None
+            actor=ADA, role=Role.AUDITOR, mode="console", session=person, still_valid=lambda: None
         )
 
     def read(self, verb: Verb, note: str = "", status: int = 200) -> None:

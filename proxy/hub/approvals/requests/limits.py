@@ -1,0 +1,80 @@
+"""The limits of how much an agent may ask. All hubs share them, since they count rows."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import sqlalchemy as sa
+
+from proxy.hub.approvals.request import NewRequest, State
+from proxy.hub.approvals.requests.errors import TooManyRequestsError
+from proxy.hub.store.migrations import tables as t
+from proxy.hub.store.open_requests import OPEN
+
+OPEN_MAX: Final = 20
+"""Open requests of an agent."""
+OPENED_MAX: Final = 60
+"""New requests of an agent within OPENED_S."""
+OPENED_S: Final = 3600.0
+DENIALS_MAX: Final = 3
+"""Denials of an agent's requests by one rule within DENIALS_S. After these, its asks by that rule are denied
+for DENIALS_S."""
+DENIALS_S: Final = 600.0
+
+
+def check_limits(connection: sa.Connection, new: NewRequest, now: float) -> None:
+    """Raise TooManyRequestsError if the agent may not open this request now.
+
+    The caller holds the lock of the agent's row, so that no other hub opens one meanwhile.
+    """
+    requests = t.requests.c
+    of_agent = requests.agent_id == new.agent_id
+    count = sa.select(sa.func.count()).select_from(t.requests)
+    is_open = connection.scalar(count.where(of_agent, requests.state.in_(OPEN))) or 0
+    if is_open >= OPEN_MAX:
+        raise TooManyRequestsError(
+            f"this agent has {is_open} open requests for approval, and may have {OPEN_MAX}: "
+            "repeat the command after some of them were decided"
+        )
+    since = requests.created_at > now - OPENED_S
+    opened = connection.scalars(
+        sa.select(requests.created_at)
+        .where(of_agent, since)
+        .order_by(requests.created_at.desc())
+        .limit(OPENED_MAX)
+    ).all()
+    if len(opened) >= OPENED_MAX:
+        raise TooManyRequestsError(
+            f"this agent has asked for {OPENED_MAX} approvals within an hour, which is the limit: "
+            f"repeat the command in {_minutes(opened[-1] + OPENED_S - now)}"
+        )
+    denied = connection.scalars(
+        sa.select(requests.decided_at)
+        .where(
+            of_agent,
+            requests.state == State.DENIED,
+            requests.policy == new.policy,
+            requests.rule == new.rule,
+        )
+        .order_by(requests.decided_at.desc())
+        .limit(DENIALS_MAX)
+    ).all()
+    until = denied_until([float(at) for at in denied if at is not None])
+    if until > now:
+        raise TooManyRequestsError(
+            f"{DENIALS_MAX} calls of this agent by {new.policy}/{new.rule} were denied within "
+            f"{DENIALS_S / 60:.0f} minutes: further ones are denied without asking for "
+            f"{_minutes(until - now)}"
+        )
+
+
+def denied_until(denied: list[float]) -> float:
+    """Return until when a rule denies without asking, by the times of the last denials, newest first."""
+    if len(denied) < DENIALS_MAX or denied[0] - denied[DENIALS_MAX - 1] > DENIALS_S:
+        return 0.0
+    return denied[0] + DENIALS_S
+
+
+def _minutes(seconds: float) -> str:
+    minutes = max(-(-seconds // 60), 1)
+    return "1 minute" if minutes == 1 else f"{minutes:.0f} minutes"

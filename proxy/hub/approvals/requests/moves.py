@@ -1,0 +1,109 @@
+"""The transitions of one transaction, as its caller, other hubs and webhooks hear of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final, TypeAlias
+
+import attrs
+import sqlalchemy as sa
+
+from proxy.hub.approvals.request import Request, State
+from proxy.hub.approvals.requests.outbox import OPENED, clock_and_place, place, send_later
+from proxy.hub.approvals.requests.rows import OTHER_DATABASE, request_of
+from proxy.hub.store.database_time import Now
+from proxy.hub.store.migrations import tables as t
+from proxy.hub.store.open_requests import OPEN
+
+CHANNEL: Final = "hawse_requests"
+"""The channel on which PostgreSQL announces transitions."""
+BATCH_MAX: Final = 500
+"""Rows that a statement of the upkeep changes. More would hold up other writers."""
+
+Values: TypeAlias = Mapping[str, object]
+"""What a transition sets, besides the state."""
+
+_REQUESTS: Final = t.requests.c
+_TOLD: Final = (
+    OPENED,
+    *(State.APPROVED, State.DENIED, State.USED, State.EXPIRED, State.CANCELLED, State.STALE, State.REVOKED),
+)
+"""What webhooks are sent about. A call that takes a grant, or returns it, is no news."""
+
+
+@attrs.frozen
+class Moved:
+    """A transition that was committed."""
+
+    request: Request
+    by: str = ""
+    """The person; "" for a hub."""
+    note: str = ""
+
+
+@attrs.define(eq=False)
+class Moves:
+    """The transitions of one transaction."""
+
+    connection: sa.Connection
+    webhooks: Sequence[str]
+    made: list[Moved] = attrs.Factory(list)
+
+    def one(
+        self,
+        request_id: str,
+        state: State,
+        where: Sequence[sa.ColumnElement[bool]],
+        values: Values,
+        *,
+        by: str = "",
+        note: str = "",
+    ) -> Request | None:
+        """Move a request that meets the conditions, and is of this database; else return None."""
+        here = _REQUESTS.database == place(self.connection)
+        found = self._move(sa.and_(_REQUESTS.id == request_id, here, *where), state, values, by, note)
+        return found[0] if found else None
+
+    def many(self, state: State, where: sa.ColumnElement[bool], values: Values, *, note: str = "") -> None:
+        """Move requests that meet a condition, BATCH_MAX at most."""
+        self._move(_REQUESTS.id.in_(batch(where)), state, values, "", note)
+
+    def sweep(self, of: sa.ColumnElement[bool]) -> None:
+        """End what has expired, and what is of another database."""
+        other = sa.and_(of, _REQUESTS.state.in_(OPEN), _REQUESTS.database != place(self.connection))
+        self.many(State.CANCELLED, other, {"ended_at": Now(), "because": OTHER_DATABASE})
+        for state, due in ((State.PENDING, _REQUESTS.expires_at), (State.APPROVED, _REQUESTS.valid_until)):
+            overdue = sa.and_(of, _REQUESTS.state == state, due <= Now())
+            self.many(State.EXPIRED, overdue, {"ended_at": due})
+
+    def _move(
+        self, where: sa.ColumnElement[bool], state: State, values: Values, by: str, note: str
+    ) -> list[Request]:
+        common = {"state": state, "changes": _REQUESTS.changes + 1, "changed_at": Now()}
+        moved = sa.update(t.requests).where(where).values({**common, **values})
+        rows = self.connection.execute(moved.returning(*t.requests.c)).all()
+        if not rows:
+            return []
+        now, here = clock_and_place(self.connection)
+        requests = [request_of(row, now=now, here=here) for row in rows]
+        self.note(state, [Moved(request, by, note) for request in requests])
+        return requests
+
+    def note(self, event: str, moved: Sequence[Moved]) -> None:
+        """Note transitions, for the caller and for webhooks."""
+        self.made += moved
+        if event in _TOLD:
+            send_later(self.connection, self.webhooks, event, [each.request.id for each in moved])
+
+
+def batch(where: sa.ColumnElement[bool]) -> sa.Select[tuple[str]]:
+    """Return the ids of rows that meet a condition, BATCH_MAX at most."""
+    # Rows that another hub changes now are left to it, so that no hub waits for another one.
+    query = sa.select(_REQUESTS.id).where(where).order_by(_REQUESTS.id).limit(BATCH_MAX)
+    return query.with_for_update(skip_locked=True)
+
+
+def announce(connection: sa.Connection) -> None:
+    """Tell the other hubs on PostgreSQL at the commit that requests have changed."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_notify(CHANNEL, "")))

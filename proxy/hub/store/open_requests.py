@@ -1,0 +1,34 @@
+"""Cancels requests for approval in a database that is not the one in which they were approved.
+
+In a backup, in a database that has lost changes, and in a copy, a grant may be unused that was used since.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import sqlalchemy as sa
+
+from proxy.hub.store.database_time import Now
+from proxy.hub.store.migrations import tables as t
+
+OPEN: Final = ("pending", "approved", "using")
+RESTORED: Final = "the hub's data was restored from a backup"
+ROLLED_BACK: Final = "the database has lost changes"
+MOVED: Final = "the hub was moved to another database"
+
+
+def cancel_open_requests(connection: sa.Connection, because: str) -> None:
+    """Cancel all open requests, in the connection's transaction."""
+    requests = t.requests
+    connection.execute(
+        sa.update(requests)
+        .where(requests.c.state.in_(OPEN))
+        .values(
+            state="cancelled",
+            because=because,
+            changes=requests.c.changes + 1,
+            changed_at=Now(),
+            ended_at=Now(),
+        )
+    )
