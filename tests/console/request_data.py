@@ -11,6 +11,8 @@ from proxy.hub.approvals.request import LIFE_S, NewRequest, Request, State
 from proxy.hub.approvals.view import Change, View
 from proxy.hub.store.entities import Snapshot
 
+# The word of the preview for a value that is not shown.
+MASKED = "hidden"
 PERSON = "ada@example.com"
 OTHER = "grace@example.com"
 
@@ -64,12 +66,12 @@ SCALE = View(
 )
 DELETE = View(
     summary="deletes Deployment web, at least 6 pods",
-    flags=("grace period 0",),
+    flags=("deletes at once (grace period 0)",),
     notes=("at least 2 ReplicaSets and 6 pods go with it, as far as the agent may list them",),
 )
 APPLY = View(
     summary="changes Deployment search-indexer",
-    flags=("runs privileged", "mounts a path of the host", "sets a service account"),
+    flags=("runs privileged", "mounts a folder of the host", "changes a service account"),
     changes=(
         Change("metadata.labels.version", '"1.8.2"', '"1.9.0"'),
         Change(
@@ -82,7 +84,7 @@ APPLY = View(
             None,
             '{"privileged":true,"runAsUser":0}',
         ),
-        Change("spec.template.spec.containers[name=indexer].env[name=API_TOKEN].value", "MASKED", "MASKED"),
+        Change("spec.template.spec.containers[name=indexer].env[name=API_TOKEN].value", MASKED, MASKED),
         Change("spec.template.spec.serviceAccountName", '"search"', '"cluster-admin"'),
         Change(
             "spec.template.spec.volumes[name=host]", None, '{"hostPath":{"path":"/var/run"},"name":"host"}'
@@ -107,14 +109,17 @@ UNTRIED = View(
     notes=("not tried out: this API may not honour dryRun",),
     body=json.dumps({"apiVersion": "aggregated.example.com/v1", "kind": "Thing", "spec": _POLICY}),
 )
-SHELL = View(summary="opens a shell in Pod db-0", flags=("reads and writes volumes",))
+SHELL = View(summary="opens a shell in Pod db-0", notes=("what is typed later is not seen",))
 HUGE = View(summary="changes ConfigMap dashboards", too_large=True)
 
 MADE_UP: Sequence[MadeUp] = (
     MadeUp("deploy-bot", "prod-eu-1", "patch deployments.apps shop/checkout", SCALE, 42),
     MadeUp("oncall-helper", "prod-eu-1", "delete deployments.apps shop/web", DELETE, 190),
     MadeUp("search-indexer", "staging", "patch deployments.apps search/search-indexer", APPLY, 700),
-    MadeUp("db-migrator", "prod-us-1", "exec pods payments/db-0", SHELL, 95, rule="shell", interactive=True),
+    MadeUp(
+        "db-migrator", "prod-us-1", "create pods/exec payments/db-0", SHELL, 95, rule="shell",
+        interactive=True,
+    ),
     MadeUp("deploy-bot", "staging", "patch configmaps shop/router", CONFIGURE, 320, approvers=("!owner",)),
     MadeUp("rightsizer", "prod-eu-1", "update configmaps shop/dashboards", HUGE, 1300),
     MadeUp(
@@ -127,7 +132,7 @@ MADE_UP: Sequence[MadeUp] = (
         "oncall-helper", "prod-eu-1", "delete persistentvolumeclaims shop/orders", DELETE, 1500, State.DENIED,
         OTHER, "take a snapshot first, and ask again",
     ),
-    MadeUp("db-migrator", "prod-us-1", "exec pods payments/db-0", SHELL, 2400, State.REVOKED, PERSON),
+    MadeUp("db-migrator", "prod-us-1", "create pods/exec payments/db-0", SHELL, 2400, State.REVOKED, PERSON),
     MadeUp("rightsizer", "staging", "patch deployments.apps shop/search", SCALE, 2600, State.STALE, OTHER),
     MadeUp("cost-reporter", "dev", "delete jobs.batch shop/nightly", DELETE, 7600, State.EXPIRED),
     MadeUp("triage", "dev", "patch services shop/web", SCALE, 9000, State.CANCELLED),
@@ -169,9 +174,9 @@ def made_up_requests(
 ) -> list[Request]:
     """Return so many requests of the agents, the oldest first; with these texts, if there are any."""
     made = hostile(texts) if texts else [MADE_UP[number % len(MADE_UP)] for number in range(count)]
-    rounds = (number // len(MADE_UP) for number in range(len(made)))
     aged = [
-        attrs.evolve(one, age_s=one.age_s + 3000.0 * turn) for one, turn in zip(made, rounds, strict=True)
+        attrs.evolve(one, age_s=one.age_s + 3000.0 * (number // len(MADE_UP)))
+        for number, one in enumerate(made)
     ]
     known = [
         (number, one)

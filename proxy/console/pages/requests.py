@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from proxy.console.base.api import Answer, Api, ApiError, at
@@ -16,6 +16,8 @@ from proxy.console.views.requests import (
     approvers_of,
     commands_of,
     differences,
+    may_deny,
+    may_revoke,
     outcome_of,
     request_path,
     rule_of,
@@ -93,6 +95,8 @@ async def _shown(ask: Ask, request: Answer, fault: str = "") -> Page:
         "teams": await _teams(ask, request["agent"]),
         "body": value_of("same", request["body"]),
         "commands": commands_of(request),
+        "may_deny": may_deny(request),
+        "may_revoke": may_revoke(request),
         "may_not": sentence(request["may_not"]),
         "fault": fault,
     }
@@ -119,7 +123,7 @@ async def approve(ask: Ask) -> Page | Redirect:
 async def ask_denial(ask: Ask) -> Page:
     """Ask for the reason of a denial."""
     text = "The command fails with your reason. The same call is refused for ten minutes, without asking."
-    return await _asked(ask, "deny", "Deny", "pending", text, DENIAL_HINT)
+    return await _asked(ask, "Deny", may_deny, text, DENIAL_HINT)
 
 
 async def deny(ask: Ask) -> Page | Redirect:
@@ -130,7 +134,7 @@ async def deny(ask: Ask) -> Page | Redirect:
 async def ask_end(ask: Ask) -> Page:
     """Ask before an approval is taken back."""
     text = "The agent can no longer make the call. A call that is under way by this approval ends."
-    return await _asked(ask, "revoke", "Revoke", "approved using", text, "")
+    return await _asked(ask, "Revoke", may_revoke, text)
 
 
 async def revoke(ask: Ask) -> Page | Redirect:
@@ -138,13 +142,13 @@ async def revoke(ask: Ask) -> Page | Redirect:
     return await _decided(ask, "revoke", {}, "The approval is revoked.")
 
 
-async def _asked(ask: Ask, verb: str, button: str, states: str, text: str, reason: str) -> Page:
+async def _asked(ask: Ask, button: str, may: Callable[[Answer], bool], text: str, reason: str = "") -> Page:
     request = await ask.api.get(at("/v1/requests/{}", ask.path("id")))
     back = request_path(request["id"])
-    if request["state"] not in states.split():
+    if not may(request):
         return Page("gone.html", "This was decided meanwhile", {"back": back})
     shown = {
-        "action": at(f"/requests/{{}}/{verb}", request["id"]),
+        "action": at(f"/requests/{{}}/{button.lower()}", request["id"]),
         "fields": {},
         "text": text,
         "facts": {"Agent": request["agent"], "Cluster": request["cluster"], "Call": request["what"]},

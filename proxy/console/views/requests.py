@@ -40,6 +40,8 @@ _STATES = {
     "stale": State("out of date", "warn"),
     "revoked": State("revoked", "bad"),
 }
+# Of calls that may last for hours after they were approved.
+_LASTING = ("/exec ", "/attach ", "/portforward ", "/proxy ")
 # Longer values are folded: more than a phone shows at once.
 VALUE_LINES_MAX = 12
 VALUE_CHARACTERS_MAX = 400
@@ -226,9 +228,21 @@ def commands_of(request: Answer) -> list[str]:
     lines = [[*words, "show", request["id"]]]
     if request["may_approve"]:
         lines.append([*words, "approve", request["id"], "--shown", request["shown"]])
-    if request["may_deny"]:
+    if may_deny(request):
         lines.append([*words, "deny", request["id"], "--because", "WHY"])
     return [*map(shlex.join, lines)]
+
+
+def may_deny(request: Answer) -> bool:
+    """Return whether it can be denied, by each person who sees it."""
+    waits: bool = request["state"] == WAITING
+    return waits
+
+
+def may_revoke(request: Answer) -> bool:
+    """Return whether an approval is left that can be revoked, or a call by it that may still be under way."""
+    lasts = any(part in request["what"] for part in _LASTING)
+    return request["state"] in {"approved", "using"} or (request["state"] == "used" and lasts)
 
 
 @attrs.frozen

@@ -17,6 +17,7 @@ from proxy.console.views.requests import (
     approvers_of,
     commands_of,
     differences,
+    may_revoke,
     outcome_of,
     rule_of,
     state_of_request,
@@ -105,7 +106,7 @@ def request(**more: Any) -> dict[str, Any]:
     usual: Mapping[str, Any] = {
         "id": "r-1", "state": "pending", "owner": "ada@example.com", "approvers": ["owner"],
         "rule": "shop/risky", "bundle": "12-0cb4", "shown": "ab12", "decided_by": "", "because": "",
-        "may_approve": False, "may_deny": False, "may_revoke": False,
+        "what": "delete pods shop/web", "may_approve": False,
     }  # fmt: skip
     return {**usual, **more}
 
@@ -139,12 +140,18 @@ def test_the_rule_leads_to_its_text_at_the_version_that_asked() -> None:
 
 
 def test_commands_are_those_that_the_person_may_use() -> None:
-    assert commands_of(request()) == ["hawse admin request show r-1"]
-    assert commands_of(request(may_approve=True, may_deny=True)) == [
+    assert commands_of(request(state="used")) == ["hawse admin request show r-1"]
+    assert commands_of(request(may_approve=True)) == [
         "hawse admin request show r-1",
         "hawse admin request approve r-1 --shown ab12",
         "hawse admin request deny r-1 --because WHY",
     ]
+
+
+def test_an_approval_is_revoked_while_something_is_left_of_it() -> None:
+    assert [str(state) for state in State if may_revoke(request(state=str(state)))] == ["approved", "using"]
+    # An exec lasts after its approval was used.
+    assert may_revoke(request(state="used", what="create pods/exec shop/web"))
 
 
 def test_a_page_of_the_list_leads_to_its_neighbours() -> None:
