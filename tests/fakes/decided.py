@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import attrs
 import trio
@@ -36,6 +36,8 @@ class FakeRequests:
 
     found: list[Request] = attrs.Factory(list)
     mark: int = 0
+    in_memory: list[tuple[str, str, Callable[[], None]]] = attrs.Factory(list)
+    """What was revoked while the store was away."""
 
     def add(
         self,
@@ -71,7 +73,7 @@ class FakeRequests:
         return request
 
     @property
-    def open(self) -> Mapping[State, int]:
+    def open_states(self) -> Mapping[State, int]:
         counts = Counter(request.state for request in self.found if request.state.open)
         return {state: counts[state] for state in State if state.open}
 
@@ -126,6 +128,9 @@ class FakeRequests:
         if request.state not in {State.PENDING, State.APPROVED, State.USING, State.USED}:
             raise NotOpenError(f"request {request_id} is {request.state}")
         return self._put(request, state=State.REVOKED, decided_by=by, ended_at=NOW)
+
+    def revoke_in_memory(self, request_id: str, *, by: str, settled: Callable[[], None]) -> None:
+        self.in_memory.append((request_id, by, settled))
 
     def _put(self, request: Request, **changed: object) -> Request:
         put: Request = attrs.evolve(request, **changed)

@@ -146,6 +146,7 @@ class Administration:
             agents=attrs.evolve(self.agents, directory=directory),
             federation=attrs.evolve(self.federation, directory=directory),
             clusters=attrs.evolve(self.clusters, directory=directory),
+            requests=attrs.evolve(self.requests, directory=directory, settled=settled),
             policies=attrs.evolve(self.policies, directory=directory),
             tokens=attrs.evolve(self.tokens, directory=directory),
             console=attrs.evolve(self.console, directory=directory),

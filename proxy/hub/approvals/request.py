@@ -61,6 +61,11 @@ class NewRequest:
     """What is sent later is not seen."""
     view: View
     """Masked already."""
+    method: str = ""
+    """With the target and `upgrade`, the call as policies decide about it, for when they change."""
+    target: str = ""
+    """The path and the query, without the cluster's prefix; "" once the view was deleted."""
+    upgrade: bool = False
 
     @property
     def shown(self) -> str:

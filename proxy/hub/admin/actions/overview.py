@@ -128,7 +128,7 @@ class OverviewActions:
         found = [*troubles, *found]
         waiting = None
         if call.role.may(Role.APPROVER):
-            waiting = self.requests.open.get(State.PENDING, 0)
+            waiting = self.requests.open_states.get(State.PENDING, 0)
             found = [*waiting_requests(waiting, self.requests.oldest_pending), *found]
         if call.role.may(Role.AUDITOR):
             found += ending_tokens(snapshot.admin_tokens_by_hash.values(), now)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Annotated, Protocol
 
 import attrs
@@ -64,7 +64,7 @@ class Requests(Protocol):
         ...
 
     @property
-    def open(self) -> Mapping[State, int]:
+    def open_states(self) -> Mapping[State, int]:
         """The number of open requests by state, as this hub has last read it."""
         ...
 
@@ -95,6 +95,10 @@ class Requests(Protocol):
         """End a request, its grant, and a call that runs under it; raises NotFoundError, ConflictError."""
         ...
 
+    def revoke_in_memory(self, request_id: str, *, by: str, settled: Callable[[], None]) -> None:
+        """Revoke a request that the store cannot take now; `settled` is called once it has it."""
+        ...
+
 
 @attrs.frozen
 class RequestActions:
@@ -102,6 +106,8 @@ class RequestActions:
 
     directory: Changes
     requests: Requests
+    settled: Callable[[], None] | None = None
+    """Set for one revocation that the store cannot take."""
 
     @property
     def _now(self) -> Snapshot:
@@ -128,7 +134,7 @@ class RequestActions:
             limit=query.limit + 1,
         )
         rows = [self._row(request, call) for request in found[: query.limit]]
-        counts = {str(state): count for state, count in self.requests.open.items()}
+        counts = {str(state): count for state, count in self.requests.open_states.items()}
         return Done({"requests": rows, "more": len(found) > query.limit, "open": counts})
 
     @verb(
@@ -181,6 +187,8 @@ class RequestActions:
         because = denial.because.strip()
         if not 1 <= len(because) <= BECAUSE_CHARACTERS_MAX or not because.isprintable():
             raise InvalidError(f"`because` is 1 to {BECAUSE_CHARACTERS_MAX} printable characters")
+        if self.settled is not None:
+            return self._revoke_in_memory(request_id, call, self.settled)
         denied = await self.requests.decide(
             request_id, approve=False, by=_decider(call), answer=because, shown=""
         )
@@ -198,8 +206,15 @@ class RequestActions:
     )
     async def revoke(self, request_id: str, call: Call) -> Done:
         """Revoke an approval, and end a call that runs under it. Each approver may, and an admin."""
+        if self.settled is not None:
+            return self._revoke_in_memory(request_id, call, self.settled)
         revoked = await self.requests.revoke(request_id, by=_decider(call))
         return Done(self._detail(revoked, call), note=self._note(revoked, call))
+
+    def _revoke_in_memory(self, request_id: str, call: Call, settled: Callable[[], None]) -> Done:
+        """Revoke a request that cannot be read, nor used, while the store is away."""
+        self.requests.revoke_in_memory(request_id, by=_decider(call), settled=settled)
+        return Done({"id": request_id, "state": str(State.REVOKED)}, note=f"request={request_id}")
 
     def _row(self, request: Request, call: Call) -> Payload:
         new = request.new
@@ -243,6 +258,8 @@ class RequestActions:
             "left_out": list(view.left_out),
             "notes": list(view.notes),
             "body": view.body,
+            "because": request.because,
+            "view_deleted": request.view_deleted,
         }
 
     def _agent(self, request: Request) -> tuple[str, str]:

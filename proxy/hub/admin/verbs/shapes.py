@@ -257,3 +257,7 @@ class RequestDetail(Request):
     """What is not seen."""
     body: str
     """What the call sends, masked, where there is no difference to show."""
+    because: str
+    """Why it was cancelled, is stale or was revoked."""
+    view_deleted: bool
+    """Whether what was shown is deleted, some days after the end."""

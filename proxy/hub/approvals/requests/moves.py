@@ -39,6 +39,8 @@ class Moved:
     by: str = ""
     """The person; "" for a hub."""
     note: str = ""
+    serves: str = ""
+    """The id of the call that has opened the request."""
 
 
 @attrs.define(eq=False)

@@ -11,6 +11,7 @@ a hub knows of, and `use` refuses it.
 from __future__ import annotations
 
 import secrets
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,10 +76,10 @@ class RequestsTable(Outbox):
         """Open a connection; `boot` is this hub process, `webhooks` are the names of those to be sent."""
         # The directory has migrated the tables.
         super().__init__(location, org=org, clock=clock, shared=isinstance(location, Path))
-        self._boot = boot
+        self.boot = boot
         self._webhooks = tuple(webhooks)
-        self.committed: list[Moved] = []
-        """What was committed since the caller has emptied it."""
+        self.committed: deque[Moved] = deque()
+        """What was committed and the caller has not taken yet."""
 
     # -- reading
 
@@ -115,6 +116,14 @@ class RequestsTable(Outbox):
             rows = connection.execute(query.offset(offset).limit(limit))
             return [request_of(row, now=now, here=here) for row in rows]
 
+    def every_open(self) -> list[Request]:
+        """Return all pending and approved requests, with light views."""
+        query = sa.select(*LIGHT).where(_REQUESTS.state.in_([State.PENDING, State.APPROVED]))
+        with self._read() as connection:
+            now, here = clock_and_place(connection)
+            found = [request_of(row, now=now, here=here) for row in connection.execute(query)]
+        return [each for each in found if each.state.open]
+
     def look(self, window_s: float) -> list[Seen]:
         """Return the open requests, and those that have changed within this time."""
         columns = ("id", "state", "changes", "created_at", "changed_at", "expires_at", "valid_until")
@@ -128,8 +137,8 @@ class RequestsTable(Outbox):
 
     # -- transitions
 
-    def open(self, new: NewRequest) -> Request:
-        """Open a request or join one; see Requests.open."""
+    def open(self, new: NewRequest, *, serves: str) -> Request:
+        """Open a request or join one, for the call with the id `serves`; see Requests.open."""
         with self._moving() as moves:
             connection = moves.connection
             _lock(connection, new)
@@ -143,7 +152,7 @@ class RequestsTable(Outbox):
             times = {"created_at": now, "changed_at": now, "expires_at": now + LIFE_S, "database": here}
             connection.execute(sa.insert(t.requests).values(**new_row(request_id, new), **times))
             request = _get(connection, request_id)
-            moves.note(OPENED, [Moved(request)])
+            moves.note(OPENED, [Moved(request, serves=serves)])
             return request
 
     def decide(self, request_id: str, *, approve: bool, by: str, answer: str, shown: str) -> Request:
@@ -170,7 +179,7 @@ class RequestsTable(Outbox):
         where = [_REQUESTS.state == State.APPROVED, _REQUESTS.valid_until > Now()]
         where.append(_REQUESTS.changes >= known_changes)
         with self._moving() as moves:
-            taken = {"hub_boot": self._boot}
+            taken = {"hub_boot": self.boot}
             return moves.one(request_id, State.USING, where, taken, note="taken for a call") is not None
 
     def give_back(self, request_id: str) -> bool:
@@ -207,7 +216,7 @@ class RequestsTable(Outbox):
             return found
 
     def _mine(self) -> list[sa.ColumnElement[bool]]:
-        return [_REQUESTS.state == State.USING, _REQUESTS.hub_boot == self._boot]
+        return [_REQUESTS.state == State.USING, _REQUESTS.hub_boot == self.boot]
 
     # -- upkeep
 
@@ -236,7 +245,7 @@ class RequestsTable(Outbox):
     def tidy(self) -> None:
         """Delete what was shown long ago, old rows, and webhooks that could not be sent."""
         old = sa.and_(_REQUESTS.ended_at < Now() - VIEW_KEPT_S, _REQUESTS.view != "")
-        clear = sa.update(t.requests).values(view="", summary="")
+        clear = sa.update(t.requests).values(view="", summary="", target="")
         self._in_batches(lambda ids: clear.where(_REQUESTS.id.in_(ids)), old)
         gone = _REQUESTS.ended_at < Now() - ROW_KEPT_S
         self._in_batches(lambda ids: sa.delete(t.requests).where(_REQUESTS.id.in_(ids)), gone)
@@ -261,7 +270,7 @@ class RequestsTable(Outbox):
             yield moves
             if moves.made:
                 announce(connection)
-        self.committed += moves.made
+        self.committed.extend(moves.made)
 
 
 def _lock(connection: sa.Connection, new: NewRequest) -> None:

@@ -251,6 +251,10 @@ requests = sa.Table(
     sa.Column("approvers", sa.JSON, nullable=False),
     sa.Column("valid_for_s", sa.Integer, nullable=False),
     sa.Column("interactive", sa.Boolean, nullable=False),
+    # The call as policies decide about it. The target is empty once the view was deleted.
+    sa.Column("method", sa.Text, nullable=False),
+    sa.Column("target", sa.Text, nullable=False),
+    sa.Column("upgrade", sa.Boolean, nullable=False),
     # The masked preview as JSON: without what may be large, and whole. Empty once it was deleted.
     sa.Column("summary", sa.Text, nullable=False),
     sa.Column("view", sa.Text, nullable=False),

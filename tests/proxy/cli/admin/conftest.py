@@ -97,6 +97,7 @@ class Hub:
     ca: Path
     url: str
     simulations: Simulations
+    requests: FakeRequests
 
     def elsewhere(self) -> dict[str, str | None]:
         """The environment of an operator on another machine."""
@@ -199,6 +200,7 @@ async def run_hub(
                         data.tls_dir / "ca.pem",
                         f"https://127.0.0.1:{port}",
                         simulations,
+                        requests,
                     )
                     nursery.cancel_scope.cancel()
     finally:

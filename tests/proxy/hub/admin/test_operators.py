@@ -224,7 +224,7 @@ async def test_a_request_adds_no_long_target_to_the_trail(bench: Bench, role: Ro
 @pytest.mark.parametrize(
     ("body", "told"),
     [
-        ({}, "a token needs a role: choose metrics, viewer, auditor, operator or admin"),
+        ({}, "a token needs a role: choose metrics, viewer, auditor, operator, approver or admin"),
         ({"role": "root"}, "'root' is no role: choose metrics, "),
         ({"role": "Admin"}, "'Admin' is no role"),
         ({"role": "a\nb"}, r"'a\nb' is no role"),

@@ -1,4 +1,4 @@
-"""Requests for approval, and the outbox of the webhooks.
+"""Requests for approval, the outbox of the webhooks, and the persons of approvers' tokens.
 
 It only adds, so that a hub of the revision before can run beside one of this.
 """
@@ -20,7 +20,8 @@ STATES = (
 
 
 def upgrade() -> None:
-    """Make the tables."""
+    """Make the tables; no token that is there belongs to an approver."""
+    op.add_column("admin_tokens", sa.Column("person", sa.String(254), nullable=False, server_default=""))
     op.create_table(
         "requests",
         sa.Column("id", sa.String(36), nullable=False),
@@ -37,6 +38,9 @@ def upgrade() -> None:
         sa.Column("approvers", sa.JSON, nullable=False),
         sa.Column("valid_for_s", sa.Integer, nullable=False),
         sa.Column("interactive", sa.Boolean(create_constraint=False), nullable=False),
+        sa.Column("method", sa.Text, nullable=False),
+        sa.Column("target", sa.Text, nullable=False),
+        sa.Column("upgrade", sa.Boolean(create_constraint=False), nullable=False),
         sa.Column("summary", sa.Text, nullable=False),
         sa.Column("view", sa.Text, nullable=False),
         sa.Column("too_large", sa.Boolean(create_constraint=False), nullable=False),
