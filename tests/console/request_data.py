@@ -59,6 +59,11 @@ class MadeUp:
         )
 
 
+_BECAUSE = {
+    State.CANCELLED: "the rule that asked is switched off",
+    State.STALE: "the object was changed since it was approved",
+    State.REVOKED: "revoked by ada@example.com",
+}
 SCALE = View(
     summary="scales Deployment checkout to 0, at least 6 pods",
     flags=("scales to 0",),
@@ -207,4 +212,5 @@ def _request(snapshot: Snapshot, one: MadeUp, number: int, now: float) -> Reques
         decided_at=created_at + 30 if one.by else None,
         valid_until=created_at + 30 + new.valid_for_s if approved else None,
         ended_at=created_at + 45 if ended else None,
+        because=_BECAUSE.get(one.state, ""),
     )

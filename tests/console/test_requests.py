@@ -154,7 +154,7 @@ async def test_a_request_is_approved_as_it_was_shown(tmp_path: Path) -> None:
         after = await bench.requests.get(one.id)
         assert (after.state, after.decided_by) == (State.APPROVED, OTHER)
         text = text_of(await page(app, done.headers["location"]))
-        assert f"Approved by {OTHER}." in text
+        assert f"approved by {OTHER}" in text
         assert b'form="approve"' not in await page(app, f"/requests/{one.id}")
 
 
@@ -184,7 +184,7 @@ async def test_of_two_people_the_second_sees_who_was_first(
         late = await post(app, f"/requests/{one.id}/{verb}", **{**form, **fields})
         assert late.status == 409
         assert "Nothing was changed." in text_of(late.body)
-        assert f"Approved by {PERSON}." in text_of(late.body)
+        assert f"approved by {PERSON}" in text_of(late.body)
         asked = await call(app, "GET", f"/requests/{one.id}/deny")
         assert "This was decided meanwhile" in text_of(asked.body)
 
@@ -198,7 +198,7 @@ async def test_a_denial_needs_words_which_the_page_shows(tmp_path: Path) -> None
         assert (await bench.requests.get(one.id)).state is State.PENDING
         done = await post(app, f"/requests/{one.id}/deny", reason="take a snapshot first")
         text = text_of(await page(app, done.headers["location"]))
-        assert f"Denied by {OTHER}." in text
+        assert f"denied by {OTHER}" in text
         assert "take a snapshot first" in text
 
 
@@ -270,7 +270,7 @@ async def test_what_a_request_has_shown_is_said_to_be_deleted(tmp_path: Path) ->
     async with world(tmp_path) as (bench, app):
         text = text_of(await page(app, f"/requests/{the(bench, State.CANCELLED).id}"))
         assert "No longer kept" in text
-        assert "Cancelled." in text
+        assert "cancelled" in text
 
 
 async def test_a_request_that_is_none_is_not_found(tmp_path: Path) -> None:

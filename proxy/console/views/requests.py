@@ -247,38 +247,36 @@ def may_revoke(request: Answer) -> bool:
 
 @attrs.frozen
 class Outcome:
-    """What became of a request, and what follows for the agent, each as a sentence."""
+    """What became of a request, beside the word for its state, and a sentence about what follows."""
 
     text: str
     then: str = ""
 
 
 def outcome_of(request: Answer) -> Outcome:
-    """Word the state of a request: who decided, and what the agent can do."""
-    by, again = (
-        request["decided_by"] or "an approver",
-        "Nothing reached the cluster. The same call asks again.",
-    )
+    """Word what follows the state of a request: who decided, and what the agent can do."""
+    by = request["decided_by"]
+    again = "Nothing reached the cluster. The same call asks again."
     match request["state"]:
         case "pending":
-            return Outcome("", "The command waits, or is repeated by the agent.")
+            return Outcome("", "The agent waits, or repeats its command later.")
         case "approved":
-            return Outcome(f"Approved by {by}.", "The agent can make this call once.")
+            return Outcome(f"by {by}", "The agent can make this call once.")
         case "using":
-            return Outcome(f"Approved by {by}.", "The call is under way.")
+            return Outcome(f"approved by {by}", "The call is under way.")
         case "used":
-            return Outcome(f"Approved by {by}, and used.", "The same call asks again.")
+            return Outcome(f"approved by {by}", "The same call asks again.")
         case "denied":
-            return Outcome(f"Denied by {by}.", "The agent reads the reason. Nothing reached the cluster.")
-        case "expired" if request["decided_by"]:
-            return Outcome(f"Approved by {by}, but not used in time.", again)
+            return Outcome(f"by {by}", "The agent reads the reason. Nothing reached the cluster.")
+        case "expired" if by:
+            return Outcome(f"approved by {by}, but not used in time", again)
         case "expired":
-            return Outcome("Not decided in time.", again)
+            return Outcome("not decided in time", again)
         case "stale":
-            return Outcome(f"Approved by {by}, but the call would do something else now.", again)
+            return Outcome(f"approved by {by}, but the call would do something else now", again)
         case "revoked":
-            return Outcome("Revoked.", "The agent can no longer make this call by it.")
+            return Outcome(f"by {by}" if by else "", "The agent can no longer make this call by it.")
         case "cancelled":
-            return Outcome("Cancelled.", again)
+            return Outcome("", again)
         case _:
             return Outcome("")

@@ -129,7 +129,7 @@ def test_each_state_has_a_word_and_a_sentence() -> None:
         assert state_of_request(one).text
         assert outcome_of(one).then.endswith(".")
     assert "not used in time" in outcome_of(request(state="expired", decided_by="ada@example.com")).text
-    assert "Not decided in time" in outcome_of(request(state="expired")).text
+    assert "not decided in time" in outcome_of(request(state="expired")).text
     # Of a newer hub.
     assert state_of_request(request(state="new")).text == "new"
     assert outcome_of(request(state="new")).text == ""
