@@ -91,6 +91,7 @@ def start_administration(
         live_sessions=sessions,
         simulations=simulations,
         backups=Backups(home.data.path),
+        requests=hub.requests,
         limits=hub.config.limits,
         trail=trail,
         denials=trail.denials,

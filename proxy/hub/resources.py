@@ -15,6 +15,7 @@ from audit.mask import Masks
 from audit.recorder import Recorder, open_recorder
 from audit.stores import OwnTrail
 from proxy.hub.admin.revocations import Revocations
+from proxy.hub.approvals.requests.service import Requests, open_requests
 from proxy.hub.authorize.events import Trail
 from proxy.hub.health.database_watch import DatabaseWatch
 from proxy.hub.home.certificate import Certificate
@@ -271,6 +272,20 @@ async def open_limit(config: HubConfig, records: Records) -> AsyncIterator[Share
         yield shared
 
 
+@asynccontextmanager
+async def open_approvals(config: HubConfig, home: Home, records: Records) -> AsyncIterator[Requests]:
+    """Open the requests for approval, and follow them; raises StoreUnavailableError."""
+    async with open_requests(
+        config.database.address or home.data.store_file,
+        org=config.org,
+        boot=home.boot,
+        snapshot=lambda: records.directory.current,
+        record=records.recorder.complete,
+        runs_here=records.joined.is_running,
+    ) as requests:
+        yield requests
+
+
 @attrs.frozen
 class Resources:
     """Everything that the parts of the hub are built from."""
@@ -281,6 +296,8 @@ class Resources:
     seen: ReplayStore
     shared_limit: SharedRelayLimit | None
     registry: Registry
+    requests: Requests
+    """The calls that need an approval."""
     upkeep: trio.Nursery
     """Runs the parts' background tasks until the hub has stopped."""
 

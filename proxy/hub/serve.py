@@ -33,6 +33,7 @@ from proxy.hub.admin.metrics.hub import (
     DatabaseCollector,
     MemoryCollector,
     ReplayCollector,
+    RequestsCollector,
     TrailCollector,
     hub_metrics,
 )
@@ -56,7 +57,7 @@ from proxy.hub.relays.direct import DirectRelays
 from proxy.hub.relays.endpoint import RelayEndpoint
 from proxy.hub.relays.pins import Pins
 from proxy.hub.relays.registry import Registry
-from proxy.hub.resources import Resources, open_home, open_limit, open_records, open_replays
+from proxy.hub.resources import Resources, open_approvals, open_home, open_limit, open_records, open_replays
 from proxy.hub.stop import Stop
 from proxy.hub.store.directory import USE_WRITTEN_EVERY_S
 from proxy.hub.store.engines.listener import listen
@@ -104,10 +105,14 @@ async def _run(config: HubConfig, *, replace: bool) -> int:
             open_home(config, replace=replace) as home,
             open_records(config, home, registry) as records,
         ):
-            async with open_replays(config, home) as seen, open_limit(config, records) as shared_limit:
+            async with (
+                open_replays(config, home) as seen,
+                open_limit(config, records) as shared_limit,
+                open_approvals(config, home, records) as requests,
+            ):
                 records.recorder.complete(records.trail.hub(Kind.HUB_STARTED, _software()))
                 async with trio.open_nursery() as upkeep:
-                    hub = Resources(config, home, records, seen, shared_limit, registry, upkeep)
+                    hub = Resources(config, home, records, seen, shared_limit, registry, requests, upkeep)
                     pepper = records.secrets.pepper
                     await ensure_local_token(home.data, records.directory, pepper, hub.local_token)
                     front, managed, peering = _start(hub)
@@ -135,6 +140,7 @@ def _start(hub: Resources) -> tuple[Front, Managed, Peering | None]:
         hub.shared_limit,
     )  # fmt: skip
     metrics = hub_metrics(directory, live_relays)
+    metrics.register(RequestsCollector(hub.requests))
     if (watch := hub.records.watch) is not None:
         metrics.register(DatabaseCollector(watch))
         start(watch.run_clock)

@@ -18,6 +18,7 @@ from proxy.hub.admin.simulation.job import Job, Outcome, Progress
 from proxy.hub.admin.simulation.simulations import Simulations
 from proxy.hub.admin.trail.service import TrailService
 from proxy.hub.admin.verbs.verb import Endpoint
+from proxy.hub.approvals.request import Request
 from proxy.hub.home.keyring import KeyRing
 from proxy.hub.membership.spread import Spread
 from proxy.hub.relays.operations import CallsElsewhere, RelayInfo, SessionInfo
@@ -203,6 +204,13 @@ async def enrol(bench: Bench) -> dict[str, Any]:
     )
     agent = await bench.ok("POST", "/v1/agents", {"name": "sre-1", "owner": "ada", "teams": ["sre"]})
     return {"cluster": cluster, "agent": agent}
+
+
+def opened(bench: Bench, **more: Any) -> Request:
+    """Open a request of the agent that `enrol` has made; `more` is for FakeRequests.add."""
+    now = bench.directory.current
+    agent, cluster = now.agents_by_name["sre-1"], now.clusters_by_name["prod"]
+    return bench.requests.add(agent.id, cluster.id, **more)
 
 
 def path_of(endpoint: Endpoint) -> str:

@@ -30,6 +30,11 @@ class ShownDiffersError(ConflictError):
     code = "shown_differs"
 
 
+def request_id(number: int) -> str:
+    """Return the id of the first request, and so on."""
+    return f"0199a1b2-0000-7cc3-98c4-{number:012x}"
+
+
 @attrs.define
 class FakeRequests:
     """The requests that a test has opened, the oldest first."""
@@ -67,7 +72,7 @@ class FakeRequests:
             view=view,
         )
         at = NOW + number
-        request = Request(f"0199a1b2-0000-7cc3-98c4-{number:012x}", new, state, 0, at, at + LIFE_S)
+        request = Request(request_id(number), new, state, 0, at, at + LIFE_S)
         self.found.append(request)
         self.mark += 1
         return request

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sys
 
 import click
 
+from audit.escape import escape
 from proxy.cli.admin.api.client import AdminClient, Reach
-from proxy.cli.admin.request.following import follow_requests
+from proxy.cli.admin.request.following import followed
 from proxy.cli.admin.request.showing import commands_of, print_request, sentence_of
 from proxy.cli.errors import CommandError
 from proxy.cli.output import (
@@ -66,7 +68,9 @@ def list_requests(
     states = "" if every else state or OPEN
     client = reach.client()
     if follow:
-        follow_requests(client, {**chosen, "state": states}, as_json=as_json)
+        for row in followed(client, {**chosen, "state": states}):
+            click.echo(json.dumps(row) if as_json else escape(sentence_of(row)))
+        return
     found = client.get("requests", **chosen, state=states)
     columns = [
         ("ID", field("id")),

@@ -29,6 +29,11 @@ OFFSET_MAX = 100_000
 BECAUSE_CHARACTERS_MAX = 200
 # A digest has 64 characters.
 SHOWN_CHARACTERS_MAX = 128
+_APPROVERS: Mapping[str, str] = {
+    OWNER: "the agent's owner",
+    NOT_OWNER: "any approver but the agent's owner",
+    ANY_PERSON: "any approver",
+}
 
 
 class RequestsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -139,7 +144,7 @@ class RequestActions:
 
     @verb(
         "GET",
-        "/v1/requests/{id}",
+        "/v1/requests/{name}",
         "get",
         "requests",
         Role.APPROVER,
@@ -152,7 +157,7 @@ class RequestActions:
 
     @verb(
         "POST",
-        "/v1/requests/{id}/approve",
+        "/v1/requests/{name}/approve",
         "approve",
         "requests",
         Role.APPROVER,
@@ -173,7 +178,7 @@ class RequestActions:
 
     @verb(
         "POST",
-        "/v1/requests/{id}/deny",
+        "/v1/requests/{name}/deny",
         "deny",
         "requests",
         Role.APPROVER,
@@ -196,7 +201,7 @@ class RequestActions:
 
     @verb(
         "POST",
-        "/v1/requests/{id}/revoke",
+        "/v1/requests/{name}/revoke",
         "revoke",
         "requests",
         Role.APPROVER,
@@ -291,13 +296,7 @@ class RequestActions:
 
 def who_may_approve(approvers: Sequence[str]) -> str:
     """Return the approvers of a rule in words."""
-    words = {
-        OWNER: "the agent's owner",
-        NOT_OWNER: "any approver but the agent's owner",
-        ANY_PERSON: "any approver",
-    }
-    named = [words.get(each, each) for each in approvers]
-    return " or ".join(named)
+    return " or ".join(_APPROVERS.get(each, each) for each in approvers)
 
 
 def _decider(call: Call) -> str:
