@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from urllib.parse import quote
 
 import attrs
 
@@ -39,6 +40,28 @@ class MadeUp:
     reason: str = "changes in the namespace of the shop need a second pair of eyes"
     approvers: tuple[str, ...] = ("owner", OTHER)
     interactive: bool = False
+    path: str = ""
+
+    @property
+    def method(self) -> str:
+        """The method of the call."""
+        return {"delete": "DELETE", "patch": "PATCH", "update": "PUT"}.get(
+            self.what.partition(" ")[0], "POST"
+        )
+
+    @property
+    def target(self) -> str:
+        """The target of the call, made from its line if there is no other."""
+        if self.path:
+            return self.path
+        _, resource, place = self.what.split(" ")
+        resource, _, subresource = resource.partition("/")
+        resource, _, group = resource.partition(".")
+        namespace, name = place.split("/")
+        base = f"/apis/{group}/v1" if group else "/api/v1"
+        query = "?command=psql&command=-c&command=vacuum+orders&stdin=true&tty=true" if subresource else ""
+        end = f"/{subresource}" if subresource else ""
+        return f"{base}/namespaces/{namespace}/{resource}/{name}{end}{query}"
 
     def new(self, agent_id: str, cluster_id: str, number: int) -> NewRequest:
         """Return it before it has a row; the number makes its plan differ from all others."""
@@ -56,6 +79,8 @@ class MadeUp:
             valid_for_s=900,
             interactive=self.interactive,
             view=self.view,
+            method=self.method,
+            target=self.target,
         )
 
 
@@ -158,19 +183,9 @@ def hostile(texts: Sequence[str]) -> list[MadeUp]:
             body=text,
         )
         state, by = (State.PENDING, "") if number % 2 else (State.DENIED, PERSON)
-        made.append(
-            MadeUp(
-                "deploy-bot",
-                "prod-eu-1",
-                text,
-                view,
-                60.0 + number,
-                state,
-                by,
-                text if by else "",
-                reason=text,
-            )
-        )
+        path = f"/api/v1/namespaces/shop/pods/{quote(text, safe='')}/exec?command={quote(text)}"
+        told = {"by": by, "answer": text, "reason": text, "path": path}
+        made.append(MadeUp("deploy-bot", "prod-eu-1", text, view, 60.0 + number, state, **told))
     return made
 
 

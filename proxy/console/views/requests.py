@@ -49,7 +49,7 @@ VALUE_CHARACTERS_MAX = 400
 _PIECES = re.compile(r"(?<=[.\]])|(?=\[)")
 # Around the lines of a text that differ.
 LINES_BESIDE = 2
-_APPROVERS = {"any": "every approver", "!owner": "every approver but the agent's owner"}
+_APPROVERS = {"any": "any approver", "!owner": "any approver but the agent's owner"}
 
 
 def state_of_request(request: Answer) -> State:

@@ -118,8 +118,8 @@ def test_approvers_are_persons_or_the_words_of_the_rule() -> None:
     ]
     assert approvers_of(request(owner="", approvers=["owner"])) == ["the agent's owner"]
     assert approvers_of(request(approvers=["any", "!owner"])) == [
-        "every approver",
-        "every approver but the agent's owner",
+        "any approver",
+        "any approver but the agent's owner",
     ]
 
 
