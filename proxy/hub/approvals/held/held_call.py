@@ -116,7 +116,8 @@ class HeldCall:
         try:
             check_bindable(call.info, self.ask)
             with self.live.interruptible():
-                return await read_body(self.connection, call.head.body_length, self.parts.budget)
+                length = call.head.body_length
+                return await read_body(self.connection, length, self.parts.budget, call.agent.id)
         except CannotAskError as error:
             raise RefusedError(plain_refusal(call, error.status, error.reason)) from error
         except InboundBroken as broken:

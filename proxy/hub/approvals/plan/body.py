@@ -18,6 +18,8 @@ BODY_BYTES_MAX: Final = 1024 * 1024
 BODY_S: Final = 10.0
 # The bodies of waiting calls take at most one such part of `memory_mib`.
 MEMORY_SHARE: Final = 8
+# Of that, an agent has at most one such part: its slow bodies must not refuse those of others.
+AGENT_SHARE: Final = 2
 # Checking a smaller body takes about a millisecond, not much more than handing it to a thread.
 _THREAD_BYTES: Final = 32 * 1024
 # Each body is checked under the interpreter's lock, so more threads at once gain nothing.
@@ -37,12 +39,30 @@ class BodyBudget:
 
     bytes_max: int
     held_bytes: int = attrs.field(init=False, default=0)
+    _by_agent: dict[str, int] = attrs.field(init=False, factory=dict)
     _limiter: trio.CapacityLimiter = attrs.field(init=False, factory=lambda: trio.CapacityLimiter(_THREADS))
 
     @classmethod
     def of(cls, memory: Memory) -> Self:
         """Return the budget for a hub with this memory: one MEMORY_SHARE of it."""
         return cls(memory.limit_bytes // MEMORY_SHARE)
+
+    def hold(self, agent_id: str, count: int) -> None:
+        """Count so many bytes more; raises CannotAskError if they are too many."""
+        of_agent = self._by_agent.get(agent_id, 0)
+        if self.held_bytes + count > self.bytes_max:
+            raise _full("all agents", self.held_bytes, self.bytes_max)
+        if of_agent + count > self.bytes_max // AGENT_SHARE:
+            raise _full("this agent", of_agent, self.bytes_max // AGENT_SHARE)
+        self.held_bytes += count
+        self._by_agent[agent_id] = of_agent + count
+
+    def drop(self, agent_id: str, count: int) -> None:
+        """Count so many bytes less."""
+        self.held_bytes -= count
+        left = self._by_agent.pop(agent_id, 0) - count
+        if left:
+            self._by_agent[agent_id] = left
 
     async def plan(self, facts: PlanFacts, body: bytes, ask: Ask) -> Plan:
         """Return the plan of a call; raises CannotAskError.
@@ -60,7 +80,7 @@ class HeldBody:
 
     data: bytes
     _budget: BodyBudget
-    _held_bytes: int
+    _agent_id: str
 
     def __enter__(self) -> Self:
         return self
@@ -72,12 +92,13 @@ class HeldBody:
 
     def release(self) -> None:
         """Drop the body, and give its memory back to the budget; idempotent."""
-        self._budget.held_bytes -= self._held_bytes
-        self._held_bytes = 0
+        self._budget.drop(self._agent_id, len(self.data))
         self.data = b""
 
 
-async def read_body(connection: BodySource, length: int | None, budget: BodyBudget) -> HeldBody:
+async def read_body(
+    connection: BodySource, length: int | None, budget: BodyBudget, agent_id: str
+) -> HeldBody:
     """Read a whole body of BODY_BYTES_MAX at most within BODY_S; raises CannotAskError and InboundBroken.
 
     `length` is the head's `body_length`: 0 for no body, None for a chunked one. A failed or cancelled read
@@ -92,15 +113,13 @@ async def read_body(connection: BodySource, length: int | None, budget: BodyBudg
             while length != 0 and (data := await connection.receive_body()):
                 if len(read) + len(data) > BODY_BYTES_MAX:
                     raise _too_large(f"has more than {BODY_BYTES_MAX} bytes")
-                if budget.held_bytes + len(data) > budget.bytes_max:
-                    raise _budget_full(budget)
-                budget.held_bytes += len(data)
+                budget.hold(agent_id, len(data))
                 read += data
             whole = True
-            return HeldBody(bytes(read), budget, len(read))
+            return HeldBody(bytes(read), budget, agent_id)
     finally:
         if not whole:
-            budget.held_bytes -= len(read)
+            budget.drop(agent_id, len(read))
     reason = f"the request's body was not whole after {BODY_S:.0f} s, and only a whole one can be approved"
     raise CannotAskError(408, reason)
 
@@ -112,9 +131,9 @@ def _too_large(size: str) -> CannotAskError:
     )
 
 
-def _budget_full(budget: BodyBudget) -> CannotAskError:
+def _full(whose: str, held_bytes: int, bytes_max: int) -> CannotAskError:
     return CannotAskError(
         503,
-        f"the calls that wait for an approval hold {budget.held_bytes} bytes of bodies, and the hub keeps at "
-        f"most {budget.bytes_max} (1/{MEMORY_SHARE} of memory_mib): repeat the command later",
+        f"the calls of {whose} that wait for an approval hold {held_bytes} bytes of bodies, and the hub "
+        f"keeps at most {bytes_max} of them (a part of memory_mib): repeat the command later",
     )

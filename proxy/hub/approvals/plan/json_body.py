@@ -37,7 +37,7 @@ def check_body(content_types: tuple[bytes, ...], content_encodings: tuple[bytes,
     if any(value.strip().lower() not in {b"", b"identity"} for value in content_encodings):
         raise CannotAskError(
             415,
-            "a body with a Content-Encoding cannot be approved, since it cannot be shown: send it without",
+            "a compressed body cannot be approved, since it is not shown: send it without Content-Encoding",
         )
     media = media_type(content_types)
     if not body or not is_json(media):
@@ -62,8 +62,7 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     members = dict(pairs)
     if len(members) != len(pairs):
         raise CannotAskError(
-            400,
-            "the body cannot be approved: an object of its JSON has the same key twice. Send each key once",
+            400, "the body cannot be approved: an object of its JSON has a key twice. Send each key once"
         )
     for key in members:
         # Raises for half a surrogate pair: Go reads all of those as one character, so as equal keys.

@@ -25,6 +25,7 @@ from proxy.message.rewrite import is_tail
 _FORMAT: Final = b"hawse plan 1"
 # A method is never empty.
 _STREAM: Final = b""
+_STREAM_METHODS: Final = frozenset({"GET", "POST"})
 
 
 @attrs.frozen
@@ -68,7 +69,8 @@ def digest_of(facts: PlanFacts, body: bytes) -> str:
     """Return the digest of a plan."""
     info = facts.info
     # A client may retry by SPDY (POST) what it has tried by WebSocket (GET).
-    method = _STREAM if info.upgrade and is_pod_stream(info) else info.method.encode()
+    either = info.upgrade and is_pod_stream(info) and info.method in _STREAM_METHODS
+    method = _STREAM if either else info.method.encode()
     restart = is_restart(info, facts.content_types, body, facts.now)
     fields = (
         _FORMAT,
