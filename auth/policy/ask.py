@@ -87,3 +87,23 @@ class Ask:
         if info.group in TRUSTED_DRY_RUN_GROUPS:
             return info.subresource in TRUSTED_DRY_RUN_SUBRESOURCES
         return self.dry_run is not None and info.group in self.dry_run
+
+
+def wrong_approver(name: str) -> str:
+    """Return what is wrong with an approver; empty for a person, OWNER, NOT_OWNER and ANY_PERSON."""
+    expected = f"name a person, {OWNER}, {NOT_OWNER} or {ANY_PERSON}"
+    if name.startswith("group:"):
+        return f"is refused for now: {expected}"
+    if name in {OWNER, NOT_OWNER, ANY_PERSON}:
+        return ""
+    # A misspelt word would be the name of no existing person.
+    if not name or name.startswith("!") or name.lower() in {OWNER, ANY_PERSON, "*"}:
+        return f"is no approver: {expected}"
+    return ""
+
+
+def wrong_person(name: str) -> str:
+    """Return what is wrong with the name of a person who approves; empty if it is valid."""
+    if name in {OWNER, NOT_OWNER, ANY_PERSON}:
+        return "is a word of policies, and no person's name"
+    return wrong_approver(name)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 from auth.policy.ask import (
-    ANY_PERSON,
     APPROVERS_MAX,
     NOT_OWNER,
     OWNER,
@@ -17,6 +16,7 @@ from auth.policy.ask import (
     WAIT_S,
     WAIT_S_MAX,
     Ask,
+    wrong_approver,
 )
 from auth.policy.checker import Checker
 from auth.policy.patterns import Resources, Urls
@@ -25,6 +25,12 @@ from auth.policy.text import Item, PolicyError, Source, read, shown
 
 API_VERSION = "hawse.dev/v1"
 POLICY_KIND = "Policy"
+
+RULE_FIELDS = (
+    *("id", "effect", "enabled", "verbs", "apiGroups", "resources", "resourceNames", "namespaces"),
+    *("acrossNamespaces", "nonResourceURLs", "when", "obligations", "reason", "instead", "ask"),
+)
+ASK_FIELDS = ("approvers", "wait", "validFor", "interactive", "dryRun", "show")
 
 RULES_PER_POLICY_MAX = 1000
 # kubectl shows at most 1,000 bytes of a Status, which must hold these texts and the rest of the message.
@@ -178,12 +184,7 @@ class _Reader:
 
     def _rule(self, item: Item) -> Rule:
         check = self._check
-        known = (
-            *("id", "effect", "enabled", "verbs", "apiGroups", "resources", "resourceNames", "namespaces"),
-            *("acrossNamespaces", "nonResourceURLs", "when", "obligations", "reason", "instead"),
-            "ask",
-        )
-        fields = check.mapping(item, known, required=("id", "effect", "verbs"))
+        fields = check.mapping(item, RULE_FIELDS, required=("id", "effect", "verbs"))
         text = check.choice(fields.get("effect"), ("allow", "deny", "ask"))
         effect = Effect(text) if text else Effect.DENY
         name = "a name, in which * stands for any characters and a leading ! excludes"
@@ -300,8 +301,7 @@ class _Reader:
 
     def _ask(self, item: Item) -> Ask:
         check = self._check
-        known = ("approvers", "wait", "validFor", "interactive", "dryRun", "show")
-        fields = check.mapping(item, known, required=("approvers",))
+        fields = check.mapping(item, ASK_FIELDS, required=("approvers",))
         wait_s = self._duration_s(fields.get("wait"), 0, WAIT_S_MAX, f"0s to {WAIT_S_MAX}s")
         valid_for_s = self._duration_s(
             fields.get("validFor"), 1, VALID_FOR_S_MAX, "1s to 1h, the life of a request"
@@ -323,7 +323,7 @@ class _Reader:
         check, approvers = self._check, []
         for entry in check.items(item, APPROVERS_MAX) if item is not None else []:
             person = check.text(entry, PERSON_CHARACTERS_MAX)
-            wrong = _wrong_approver(person)
+            wrong = wrong_approver(person)
             if wrong:
                 check.fault(entry, f"{shown(person)} {wrong}")
             elif person in approvers:
@@ -333,18 +333,3 @@ class _Reader:
         if item is not None and OWNER in approvers and NOT_OWNER in approvers:
             check.fault(item, f"{OWNER} and {NOT_OWNER} contradict each other")
         return tuple(approvers)
-
-
-def _wrong_approver(person: str) -> str:
-    """Return what is wrong with an approver; empty if it is valid."""
-    allowed = f"a person, {OWNER}, {NOT_OWNER} or {ANY_PERSON}"
-    if not person:
-        return f"is no approver: name {allowed}"
-    if person.startswith("group:"):
-        return f"is refused for now: name {allowed}"
-    near = person.lower().replace(" ", "")
-    if person not in {OWNER, NOT_OWNER, ANY_PERSON} and (
-        person.startswith("!") or near in {OWNER, ANY_PERSON, "*"}
-    ):
-        return f"is no approver: name {allowed}"
-    return ""

@@ -195,6 +195,7 @@ spec:
     - {id: out, effect: deny, enabled: false, verbs: ["*"]}
     - {id: also, effect: deny, enabled: false, verbs: [get]}
     - {id: in, effect: allow, enabled: false, verbs: ["*"], resources: ["*"]}
+    - {id: look, effect: ask, enabled: false, verbs: ["*"], ask: {approvers: [any]}}
 """
 
 
@@ -204,7 +205,15 @@ async def test_exactly_these_actions_act_without_the_trail(hub: Hub) -> None:
         "agents/teams": [{"remove": ["sre"]}, {"remove": ["sre"], "add": ["web"]}, {"add": ["web"]}],
         "policies/rules": [
             {"rules": rules, "enabled": enabled}
-            for rules in (["out"], ["out", "also"], ["in"], ["out", "in"], ["unknown"])
+            for rules in (
+                ["out"],
+                ["out", "also"],
+                ["in"],
+                ["out", "in"],
+                ["look"],
+                ["out", "look"],
+                ["unknown"],
+            )
             for enabled in (True, False)
         ],
     }

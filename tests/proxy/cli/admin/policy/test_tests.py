@@ -59,6 +59,15 @@ def test_a_case_passes_by_its_effect_and_where_it_says_so_by_its_rule() -> None:
     assert (two.passed, two.effect) == (False, "allow")
 
 
+@pytest.mark.parametrize("expect", ["allow", "deny", "ask"])
+def test_a_case_may_expect_that_a_rule_asks(expect: str) -> None:
+    asks = policy("- {id: all, effect: ask, verbs: [read], ask: {approvers: [any]}}", name="asks")
+    cases = read_cases(Source(CASES.replace("expect: allow", f"expect: {expect}, rule: asks/all")))
+    [result] = run_cases(compiled([Source(LOOK), Source(asks)]), cases, 0.0)
+    assert (result.effect, result.rule) == ("ask", "asks/all")
+    assert result.passed is (expect == "ask")
+
+
 @pytest.mark.parametrize("upgrade", [False, True])
 def test_a_case_may_be_an_upgrade(upgrade: bool) -> None:
     asked = f"GET /api/v1/namespaces/a/pods/web/console, upgrade: {str(upgrade).lower()},"
