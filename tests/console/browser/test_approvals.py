@@ -33,7 +33,7 @@ def approvers(console: ConsoleWorld) -> Iterator[tuple[Token, Token]]:
     """Two people who may approve what a policy of this module asks about."""
     file = console.world.folder / "looked-at.yaml"
     file.write_text(POLICY)
-    console.world.admin("policy", "apply", "--only", str(file))
+    console.world.admin("policy", "apply", str(file))
     yield (
         console.token("ann", "approver", "--person", ANN),
         console.token("ben", "approver", "--person", BEN),
