@@ -281,7 +281,7 @@ async def open_approvals(config: HubConfig, home: Home, records: Records) -> Asy
         boot=home.boot,
         snapshot=lambda: records.directory.current,
         record=records.recorder.complete,
-        runs_here=records.joined.is_running,
+        runs_here=home.instances.is_running,
     ) as requests:
         yield requests
 

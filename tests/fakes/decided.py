@@ -10,7 +10,7 @@ import trio
 
 from proxy.hub.approvals.request import LIFE_S, NewRequest, Request, State
 from proxy.hub.approvals.view import Change, View
-from proxy.hub.store.engines.errors import ConflictError, NotFoundError
+from proxy.hub.store.engines.errors import ConflictError, NotFoundError, StoreUnavailableError
 
 NOW = 1_800_000_000.0
 VIEW = View(
@@ -43,6 +43,8 @@ class FakeRequests:
     mark: int = 0
     in_memory: list[tuple[str, str, Callable[[], None]]] = attrs.Factory(list)
     """What was revoked while the store was away."""
+    away: bool = False
+    """Whether the store cannot be read or written."""
 
     def add(
         self,
@@ -88,6 +90,8 @@ class FakeRequests:
 
     async def get(self, request_id: str) -> Request:
         await trio.lowlevel.checkpoint()
+        if self.away:
+            raise StoreUnavailableError("the database cannot be written")
         for request in self.found:
             if request.id == request_id:
                 return request

@@ -141,6 +141,7 @@ async def test_a_round_trip_alone_changes_no_tag_and_a_call_does(bench: Bench) -
         elsewhere=None,
         denials=None,
         watched={},
+        requests=bench.requests,
     )
     call = Call({}, {}, b"", role=Role.VIEWER)
     first = await actions.show(call)

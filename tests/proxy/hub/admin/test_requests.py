@@ -112,6 +112,20 @@ async def test_without_the_trail_requests_are_denied_and_revoked_and_not_approve
     assert [each.state for each in bench.requests.found] == [State.PENDING, State.DENIED, State.REVOKED]
 
 
+async def test_without_the_store_a_revocation_is_in_force_in_memory(bench: Bench) -> None:
+    request = opened(bench)
+    bench.requests.away = True
+    assert (await decide(bench, "approve", request.id, {"shown": request.new.shown})).status == 503
+    for what, body in (("deny", {"because": "no"}), ("revoke", None)):
+        reply = await decide(bench, what, request.id, body)
+        assert reply.status == 200
+        assert "kept in the hub's reserve until the store can take it" in reply.json["notice"]
+    for revoked, by, settled in bench.requests.in_memory:
+        assert (revoked, by) == (request.id, PERSON)
+        settled()
+    assert len(bench.requests.in_memory) == 2
+
+
 async def test_what_differs_from_what_was_shown_is_not_approved(bench: Bench) -> None:
     request = opened(bench)
     reply = await decide(bench, "approve", request.id, {"shown": "0" * 64})

@@ -238,6 +238,8 @@ async def test_exactly_these_actions_act_without_the_trail(hub: Hub) -> None:
         ("delete", "clusters", ""),
         ("delete", "federation", ""),
         ("kill", "sessions", ""),
+        ("deny", "requests", ""),
+        ("revoke", "requests", ""),
         ("update", "agents/teams", '{"remove": ["sre"]}'),
         ("switch", "policies/rules", '{"rules": ["out"], "enabled": true}'),
         ("switch", "policies/rules", '{"rules": ["out", "also"], "enabled": true}'),
