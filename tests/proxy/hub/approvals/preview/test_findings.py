@@ -228,6 +228,7 @@ def test_a_difference_that_is_too_large_cannot_be_approved() -> None:
     large = "x" * VIEW_BYTES_MAX
     for made in (tried({"spec": "y"}, {"spec": large}), tried(None, {"spec": large})):
         assert made.view.too_large
+        assert made.view.notes == ("what it changes is longer than 256 KiB: it cannot be approved",)
         assert (
             sum(len(change.after or "") for change in made.view.changes) + len(made.view.body)
             <= VIEW_BYTES_MAX
@@ -326,3 +327,8 @@ def test_a_text_that_is_no_effect_fits_nothing(text: str) -> None:
     assert not effect_fits(text, made)
     assert not effect_fits(made, text)
     assert not effect_fits(text, text)
+
+
+def test_notes_that_a_relay_words_are_safe_to_show() -> None:
+    made = findings().not_tried("not tried out: \u202ethe relay \x1b[2J says so")
+    assert made.view.notes == ("not tried out: \\u202ethe relay \\u001b[2J says so",)

@@ -21,6 +21,7 @@ from proxy.hub.approvals.preview.effect import effect_fits
 from proxy.hub.approvals.preview.findings import NOT_HONOURED
 from proxy.hub.approvals.preview.shapes import Preview, PreviewRefused
 from proxy.hub.approvals.view import Change
+from proxy.hub.store.store import Store
 from tests.proxy.hub.approvals.preview.clusters import ASK, Asked, Cluster, open_cluster, status
 from tunnel import StreamCode
 
@@ -305,6 +306,41 @@ async def test_what_policies_deny_or_ask_about_is_not_made_and_said(
     assert all(asked.dry for asked in cluster.asked)
 
 
+ASKING = """
+apiVersion: hawse.dev/v1
+kind: Policy
+metadata: {name: on-call}
+spec:
+  bind: {teams: ["*"]}
+  rules:
+    - {id: look, effect: allow, verbs: [read], resources: ["*", "*/*"]}
+    - {id: change, effect: ask, verbs: [write], ask: {approvers: [any]}}
+    - {id: never, effect: deny, verbs: [write], resourceNames: [db]}
+    - {id: odd, effect: deny, verbs: [write], resourceNames: [odd], when: request.dryRun}
+"""
+
+
+async def test_the_rule_that_asks_lets_its_call_be_tried_out(cluster: Cluster) -> None:
+    def change(store: Store) -> None:
+        store.remove_policy("granted")
+        store.apply_policies([Source(ASKING)])
+
+    await cluster.bench.directory.change(change)
+    cluster.answer = scaled
+    made = await cluster.made(PATCH, {})
+    assert made.view.changes == (Change("spec.replicas", "3", "0"),)
+    decisions = [event["decision"] for event in await cluster.trail() if event["req"]["verb"] == "patch"]  # type: ignore[index]
+    assert {(each["effect"], each["rule"]) for each in decisions} == {("ask", "change")}  # type: ignore[index]
+    # A deny of the dry run is still one.
+    made = await cluster.made(PATCH.replace("/web", "/odd"), {})
+    assert made.view.notes == (
+        "not tried out: not made, since a policy of the agent does not allow it (on-call/odd)",
+    )
+    # A call that no rule asks about has no such right.
+    refused = await cluster.made(PATCH.replace("/web", "/db"), {})
+    assert "does not allow it (on-call/never)" in refused.view.notes[0]
+
+
 async def test_a_silent_api_server_is_said_and_does_not_spoil_a_grant(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -388,7 +424,7 @@ async def test_an_agent_has_four_requests_at_a_time(cluster: Cluster) -> None:
         await wait_all_tasks_blocked()
         assert len(cluster.asked) == PER_AGENT
         nursery.cancel_scope.cancel()
-    assert cluster.previewer.asker._agents == {}
+    assert cluster.previewer.asker._agents._agents == cluster.previewer._agents._agents == {}
 
 
 async def test_previews_of_a_hub_are_bounded(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
