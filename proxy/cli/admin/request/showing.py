@@ -9,11 +9,12 @@ from collections.abc import Iterator
 import click
 
 from audit.escape import escape
+from proxy.cli.admin.policy.differences import as_written
 from proxy.cli.output import Object, objects, since, text, texts
 
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 # As the hub makes them: such an id and digest need no quotes in a shell.
-_ID = re.compile(r"[0-9a-f-]{36}", re.ASCII)
+_ID = re.compile(r"[0-9a-f-]{1,64}", re.ASCII)
 
 
 def print_request(request: Object) -> None:
@@ -25,8 +26,9 @@ def print_request(request: Object) -> None:
 def sentence_of(request: Object) -> str:
     """Return the state of a request in one line."""
     agent, what = text(request, "agent"), text(request, "what")
-    about = f": agent:{agent} on {text(request, 'cluster')}, {what}" if agent else ""
-    return f"request {text(request, 'id')} is {_state(request)}{about}"
+    # A hub whose store is away answers the id and the state alone.
+    about = f" of agent:{agent} on {text(request, 'cluster')} ({what})" if agent else ""
+    return f"request {text(request, 'id')}{about} is {_state(request)}"
 
 
 def commands_of(request: Object, hub: str | None) -> Iterator[str]:
@@ -74,21 +76,22 @@ def _lines(request: Object) -> Iterator[str]:
         yield "  ! the difference is too large to be shown, so the request cannot be approved"
     yield from _changes(request)
     yield from _block("not compared: it differs from one dry run to the next", texts(request, "left_out"))
-    yield from _block("not seen", texts(request, "notes"))
+    yield from _block("notes", texts(request, "notes"))
     if body := text(request, "body"):
-        yield from _block("what is sent", body.split("\n"))
+        yield from _block("object or body", body.split("\n"))
 
 
 def _changes(request: Object) -> Iterator[str]:
+    # JSON has backslashes of its own, which are printed as they are.
     changes = objects(request, "changes")
     if changes:
         yield ""
         yield "changes"
     for change in changes:
-        yield escape(f"  {text(change, 'path')}")
+        yield as_written(f"  {text(change, 'path')}")
         for sign, key in (("-", "before"), ("+", "after")):
             if change.get(key) is not None:
-                yield escape(f"    {sign} {text(change, key)}")
+                yield as_written(f"    {sign} {text(change, key)}")
 
 
 def _block(title: str, lines: list[str]) -> Iterator[str]:
@@ -96,7 +99,7 @@ def _block(title: str, lines: list[str]) -> Iterator[str]:
         yield ""
         yield title
     for line in lines:
-        yield escape(f"  {line}")
+        yield as_written(f"  {line}")
 
 
 def _state(request: Object) -> str:

@@ -14,6 +14,7 @@ from proxy.hub.admin.verbs.answers import Done, Payload, known, time_text
 from proxy.hub.admin.verbs.call import Call
 from proxy.hub.admin.verbs.listing import PAGE_ROWS_MAX
 from proxy.hub.admin.verbs.verb import verb
+from proxy.hub.approvals.kubectl import kubectl_of
 from proxy.hub.approvals.request import Request, State
 from proxy.hub.store.directory import Changes
 from proxy.hub.store.engines.errors import ConflictError, ForbiddenError, InvalidError
@@ -224,14 +225,13 @@ class RequestActions:
     def _row(self, request: Request, call: Call) -> Payload:
         new = request.new
         view = new.view
-        cluster = self._now.clusters_by_id.get(new.cluster_id)
         may_not = self._may_not(request, call)
         return {
             "id": request.id,
             "state": str(request.state),
             "agent": self._agent(request)[0],
             "owner": self._agent(request)[1],
-            "cluster": new.cluster_id if cluster is None else cluster.name,
+            "cluster": self._cluster(request),
             "what": new.what,
             "reason": new.reason,
             "rule": f"{new.policy}/{new.rule}",
@@ -263,9 +263,14 @@ class RequestActions:
             "left_out": list(view.left_out),
             "notes": list(view.notes),
             "body": view.body,
+            "kubectl": kubectl_of(request.new, self._cluster(request)),
             "because": request.because,
             "view_deleted": request.view_deleted,
         }
+
+    def _cluster(self, request: Request) -> str:
+        cluster = self._now.clusters_by_id.get(request.new.cluster_id)
+        return request.new.cluster_id if cluster is None else cluster.name
 
     def _agent(self, request: Request) -> tuple[str, str]:
         """Return the agent's name and owner."""

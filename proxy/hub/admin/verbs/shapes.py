@@ -257,6 +257,8 @@ class RequestDetail(Request):
     """What is not seen."""
     body: str
     """What the call sends, masked, where there is no difference to show."""
+    kubectl: str
+    """The call as a kubectl command, without what it sends; "" if there is none."""
     because: str
     """Why it was cancelled, is stale or was revoked."""
     view_deleted: bool

@@ -34,6 +34,9 @@ def check_body(content_types: tuple[bytes, ...], content_encodings: tuple[bytes,
     """Raise CannotAskError if readers of the body may differ."""
     if len(content_types) > 1:
         raise CannotAskError(400, "the request has more than one Content-Type: send one")
+    if not all(value.isascii() for value in content_types):
+        # Go lowers U+0130 to an ASCII i, and would read a type of JSON where others read none.
+        raise CannotAskError(400, "the request's Content-Type is not ASCII: send another one")
     if any(value.strip().lower() not in {b"", b"identity"} for value in content_encodings):
         raise CannotAskError(
             415,

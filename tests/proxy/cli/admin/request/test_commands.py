@@ -58,13 +58,14 @@ async def test_a_person_reads_a_request_and_approves_what_was_shown(hub: Hub) ->
     ]
     effect = shown.index(f"\n{VIEW.summary}\n  ! {VIEW.flags[0]}\n")
     changes = '  spec.replicas\n    - 3\n    + 0\n  metadata.labels.old\n    - "x"\n'
-    assert effect < shown.index(changes) < shown.index("\nnot compared: ") < shown.index("\nnot seen\n")
+    assert effect < shown.index(changes) < shown.index("\nnot compared: ") < shown.index("\nnotes\n")
     assert f"may approve  the agent's owner (ada@example.com), or {PERSON}\n" in shown
     # The command to copy.
     [command] = re.findall(r"^to approve +hawse admin (.+)$", shown, re.MULTILINE)
     approved = await hub.ok(*command.split(), env=env)
     assert approved.stdout == ""
-    assert f"request {found} is approved by {PERSON}, for one call until " in approved.stderr
+    about = f"request {found} of agent:sre-1 on prod (delete deployments.apps shop/web)"
+    assert f"{about} is approved by {PERSON}, for one call until " in approved.stderr
     assert hub.requests.found[0].state is State.APPROVED
     again = await hub.fails(*command.split(), env=env)
     assert f"request {found} is approved" in again

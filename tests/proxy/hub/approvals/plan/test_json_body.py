@@ -119,6 +119,12 @@ def test_a_repeated_type_is_refused(types):
     assert refusal(types, b"{}").status == 400
 
 
+def test_a_type_that_go_alone_reads_as_json_is_refused():
+    types = ("appl\u0130cation/json".encode(),)
+    assert not is_json(media_type(types))
+    assert "not ASCII" in refusal(types, b"{}").reason
+
+
 async def test_a_deep_body_is_refused_in_a_thread_too():
     half = BODY_BYTES_MAX // 2
     for body in (b"[" * half + b"]" * half, b'{"a":' * (half // 5)):

@@ -21,6 +21,9 @@ from proxy.hub.approvals.preview.effect import effect_fits
 from proxy.hub.approvals.preview.findings import NOT_HONOURED
 from proxy.hub.approvals.preview.shapes import Preview, PreviewRefused
 from proxy.hub.approvals.view import Change
+from proxy.hub.calls.live import Ending
+from proxy.hub.calls.outcome import CloseReason
+from proxy.hub.store.store import Store
 from tests.proxy.hub.approvals.preview.clusters import ASK, Asked, Cluster, open_cluster, status
 from tunnel import StreamCode
 
@@ -305,6 +308,41 @@ async def test_what_policies_deny_or_ask_about_is_not_made_and_said(
     assert all(asked.dry for asked in cluster.asked)
 
 
+ASKING = """
+apiVersion: hawse.dev/v1
+kind: Policy
+metadata: {name: on-call}
+spec:
+  bind: {teams: ["*"]}
+  rules:
+    - {id: look, effect: allow, verbs: [read], resources: ["*", "*/*"]}
+    - {id: change, effect: ask, verbs: [write], ask: {approvers: [any]}}
+    - {id: never, effect: deny, verbs: [write], resourceNames: [db]}
+    - {id: odd, effect: deny, verbs: [write], resourceNames: [odd], when: request.dryRun}
+"""
+
+
+async def test_the_rule_that_asks_lets_its_call_be_tried_out(cluster: Cluster) -> None:
+    def change(store: Store) -> None:
+        store.remove_policy("granted")
+        store.apply_policies([Source(ASKING)])
+
+    await cluster.bench.directory.change(change)
+    cluster.answer = scaled
+    made = await cluster.made(PATCH, {})
+    assert made.view.changes == (Change("spec.replicas", "3", "0"),)
+    decisions = [event["decision"] for event in await cluster.trail() if event["req"]["verb"] == "patch"]  # type: ignore[index]
+    assert {(each["effect"], each["rule"]) for each in decisions} == {("ask", "change")}  # type: ignore[index]
+    # A deny of the dry run is still one.
+    made = await cluster.made(PATCH.replace("/web", "/odd"), {})
+    assert made.view.notes == (
+        "not tried out: not made, since a policy of the agent does not allow it (on-call/odd)",
+    )
+    # A call that no rule asks about has no such right.
+    refused = await cluster.made(PATCH.replace("/web", "/db"), {})
+    assert "does not allow it (on-call/never)" in refused.view.notes[0]
+
+
 async def test_a_silent_api_server_is_said_and_does_not_spoil_a_grant(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -388,7 +426,7 @@ async def test_an_agent_has_four_requests_at_a_time(cluster: Cluster) -> None:
         await wait_all_tasks_blocked()
         assert len(cluster.asked) == PER_AGENT
         nursery.cancel_scope.cancel()
-    assert cluster.previewer.asker._agents == {}
+    assert cluster.previewer.asker._agents._agents == cluster.previewer._agents._agents == {}
 
 
 async def test_previews_of_a_hub_are_bounded(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -402,15 +440,16 @@ async def test_previews_of_a_hub_are_bounded(cluster: Cluster, monkeypatch: pyte
     assert cluster.asked == []
 
 
-async def test_a_preview_counts_in_the_agents_rate(cluster: Cluster) -> None:
+async def test_a_preview_counts_in_the_agents_rate(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     cluster.answer = scaled
     principal = cluster.live(PATCH).call.claims.principal
+    monkeypatch.setattr(cluster.bench.calls.limits, "_clock", lambda: 0.0)
     while cluster.bench.calls.limits.admit(principal) is None:
         pass
     refused = await cluster.refused(PATCH, {})
     assert refused.status == 429
     assert "requests_per_second" in refused.message
-    assert len(cluster.asked) < 3
+    assert cluster.asked == []
 
 
 async def test_without_a_trail_there_is_no_preview(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -442,3 +481,45 @@ async def test_another_relay_takes_what_the_first_one_refuses(tmp_path: Path) ->
         assert len(tries) == 2
         [event] = await cluster.trail()
         assert event["relay"]["instance"] in {"relay-1", "relay-2"}  # type: ignore[index]
+
+
+async def test_a_connection_that_breaks_is_said(cluster: Cluster) -> None:
+    cluster.answer = lambda asked: StreamCode.DIAL_FAILED if asked.dry else (200, web())
+    made = await cluster.made(PATCH, {})
+    assert "the relay cannot reach its API server: the script says so" in made.view.notes[0]
+    granted = made.effect
+    cluster.answer = scaled
+    now = await cluster.made(PATCH, {}, like=granted)
+    assert not effect_fits(granted, now.effect)
+
+
+async def test_a_deletion_that_cannot_be_looked_at_shows_its_options(cluster: Cluster) -> None:
+    for code, said in ((403, "the agent may not read it (403)"), (500, "the API server answered 500")):
+        cluster.answer = lambda _, code=code: status(code, "no")  # type: ignore[misc]
+        made = await cluster.made(f"DELETE {WEB}", {"gracePeriodSeconds": 0})
+        assert made.view.summary == "deletes Deployment web"
+        assert made.view.notes == (
+            f"the object cannot be shown: {said}",
+            'options: {"gracePeriodSeconds": 0}',
+        )
+        made = await cluster.made(f"DELETE {PODS}")
+        assert made.view.notes == (f"the objects cannot be listed: {said}",)
+    for body in (b"", b"[]"):
+        cluster.answer = lambda _, body=body: (200, body)  # type: ignore[misc]
+        assert "is no JSON object" in (await cluster.made(f"DELETE {WEB}")).view.notes[0]
+        assert "is no JSON object" in (await cluster.made(f"DELETE {PODS}")).view.notes[0]
+        assert "is no JSON object" in (await cluster.made(f"POST {PODS}/p/exec")).view.notes[0]
+
+
+async def test_nothing_is_sent_for_a_call_that_has_ended(cluster: Cluster) -> None:
+    cluster.answer = scaled
+    live = cluster.live(PATCH)
+    live.end(Ending(CloseReason.KILLED, "killed"))
+    made = await cluster.previewer.preview(live, b"{}", ASK)
+    assert isinstance(made, Preview)
+    assert made.view.notes[0] == "not tried out: the call has ended"
+    await wait_all_tasks_blocked()
+    assert cluster.asked == []
+    assert cluster.most_open == 0
+    ends = [event["resp"] for event in await cluster.trail() if event["phase"] == "complete"]
+    assert {end["processed"] for end in ends} == {"no"}  # type: ignore[index]
