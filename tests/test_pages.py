@@ -31,6 +31,7 @@ QUOTING = [
     ("docs/operations.md", "What an error means"),
     ("docs/operations.md", "The trail was replaced or lost"),
     ("docs/agents.md", "What a refusal means"),
+    ("docs/approvals.md", "What an agent sees"),
     ("docs/postgres.md", "What an error means"),
     ("docs/several-hubs.md", "What a message means"),
 ]

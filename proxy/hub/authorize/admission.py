@@ -186,6 +186,8 @@ class Refusal:
     """For the trail, when a policy decided."""
     details: Mapping[str, object] | None = None
     """For programs of the agent."""
+    reason: str = ""
+    """As in a Status, if it is not the status's usual one."""
 
 
 @attrs.define(eq=False)

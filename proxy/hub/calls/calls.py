@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from audit.errors import AuditUnavailable
 from audit.ids import new_eid
-from audit.record import Decision, Event, Kind, Phase, Response, Tunnel
+from audit.record import Approval, Decision, Event, Kind, Phase, Response, Tunnel
 from audit.recorder import Recorder
 from auth.jws import TokenError
 from auth.principal import Principal
@@ -305,7 +305,7 @@ class Calls:
             phase=phase,
             eid=live.eid,
             began_at=live.began_at,
-            note="" if approved is None else f"approved: request {approved.request_id}",
+            approval=None if approved is None else Approval(approved.request_id),
         )
 
     def start(self, live: LiveCall) -> Event:
@@ -432,7 +432,9 @@ def _seen(live: LiveCall) -> Processed:
 def refusal_response(head: RequestHead, refusal: Refusal) -> tuple[ResponseHead, bytes]:
     """Return the answer to a refused call."""
     bytes_max = STATUS_BYTES_MAX if head.upgrade is not None else DENIAL_BYTES_MAX
-    return status_response(refusal.status, "", refusal.message, details=refusal.details, bytes_max=bytes_max)
+    return status_response(
+        refusal.status, refusal.reason, refusal.message, details=refusal.details, bytes_max=bytes_max
+    )
 
 
 def _lost_groups(before: Principal | None, now: Principal | None) -> list[str]:

@@ -19,6 +19,7 @@ from proxy.hub.store.engines.errors import ConflictError
 from proxy.hub.store.entities import AgentState
 from proxy.hub.store.migrations import tables as t
 from proxy.hub.store.names import not_found
+from proxy.hub.store.open_requests import RESTORED, ROLLED_BACK, cancel_open_requests
 from proxy.hub.store.versions.version import Version, begin_change, begin_history, read_is_kept, read_version
 
 if TYPE_CHECKING:
@@ -69,9 +70,18 @@ class Database:
             return read_is_kept(connection, applied)
 
     def accept_loss(self, applied: Version) -> None:
-        """Accept that the database no longer has this version: a history begins above it."""
+        """Accept that the database no longer has this version: a history begins above it.
+
+        The database may have lost that a grant was used, so open requests for approval are cancelled.
+        """
         with self._engine.write() as connection:
             begin_history(connection, applied.number)
+            cancel_open_requests(connection, ROLLED_BACK)
+
+    def cancel_restored_requests(self) -> None:
+        """Cancel the open requests for approval of a backup, whose grants may have been used since."""
+        with self._engine.write() as connection:
+            cancel_open_requests(connection, RESTORED)
 
     def clock_error_s(self) -> float:
         """By how much this machine's clock is ahead of the database's; raises StoreUnavailableError."""

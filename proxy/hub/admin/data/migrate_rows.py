@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import attrs
 import sqlalchemy as sa
@@ -24,6 +24,7 @@ from proxy.hub.store.engines.errors import InvalidError, StoreUnavailableError
 from proxy.hub.store.engines.postgres import said
 from proxy.hub.store.local_user import LOCAL_TOKEN_NAME
 from proxy.hub.store.migrations import tables as t
+from proxy.hub.store.open_requests import MOVED, OPEN
 from proxy.hub.store.versions.version import begin_change
 
 # Rows of a statement.
@@ -33,6 +34,8 @@ PAGE_ROWS = 500
 OWN = (
     *(t.directory, t.versions, t.touched, t.audit_trail, t.signing_keys, t.succession, t.secrets),
     *(t.console_codes, t.console_sessions),
+    # Of requests that are cancelled.
+    t.outbox,
 )
 COPIED = [table for table in t.metadata.sorted_tables if table not in OWN]
 
@@ -78,7 +81,22 @@ def _rows(table: sa.Table) -> sa.Select[tuple[object, ...]]:
     if table is t.admin_tokens:
         # The next start makes a token for `hawse admin` on that machine.
         found = found.where(table.c.name != LOCAL_TOKEN_NAME)
+    if table is t.requests:
+        # Neither database may serve a grant that the other one has used.
+        found = sa.select(*map(_cancelled, table.c))
     return found
+
+
+def _cancelled(column: sa.Column[Any]) -> sa.ColumnElement[Any]:
+    """Return a column of a request, as it is once an open one is cancelled."""
+    row = t.requests.c
+    cancelled = {"state": sa.literal("cancelled"), "because": sa.literal(MOVED), "ended_at": row.changed_at}
+    if column.name == "database":
+        # Of the copy it is another number, which no comparison sees.
+        return sa.literal(0).label(column.name)
+    if column.name not in cancelled:
+        return column
+    return sa.case((row.state.in_(OPEN), cancelled[column.name]), else_=column).label(column.name)
 
 
 def copy_used_tokens(file: Path, target: sa.Connection, now: float) -> None:

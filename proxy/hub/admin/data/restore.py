@@ -153,7 +153,10 @@ def _read_about(archive: Path, text: bytes) -> str:
 
 
 def _check(fresh: Path) -> None:
-    """Prove that a hub could start on it; raises DataDirError, StoreUnavailableError, BackupError."""
+    """Prove that a hub could start on it; raises DataDirError, StoreUnavailableError, BackupError.
+
+    No grant in the backup can be used afterwards.
+    """
     unpacked = DataDir(fresh)
     if not unpacked.store_file.is_file():
         raise BackupError("the backup holds no store")
@@ -173,6 +176,7 @@ def _check(fresh: Path) -> None:
     store = Store(unpacked.store_file, org="main", clock=time.time)
     try:
         faults = store.snapshot().faults
+        store.cancel_restored_requests()
     finally:
         store.close()
     if faults:

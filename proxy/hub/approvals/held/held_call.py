@@ -47,7 +47,7 @@ from proxy.hub.calls.calls import CLIENT_LEFT, hub_failed, refusal_response
 from proxy.hub.calls.live import Approved, LiveCall
 from proxy.hub.calls.outcome import CloseReason, Outcome, failed
 from proxy.hub.store.engines.errors import NotFoundError, StoreUnavailableError
-from proxy.message.failure import GONE, Failure, InboundBroken, Processed, StreamCode
+from proxy.message.failure import Failure, InboundBroken, Processed, StreamCode
 from proxy.message.status import with_processed
 
 # How long a call waits for another one that uses the approval: it may give it back in a moment.
@@ -63,6 +63,10 @@ _CHANGED = "what the call would do has changed since the preview"
 
 class _EndedError(Exception):
     """The hub has ended the call (`LiveCall.ended`)."""
+
+
+class _LeftError(Exception):
+    """The client has ended its connection."""
 
 
 @attrs.define(eq=False)
@@ -103,6 +107,10 @@ class HeldCall:
                 await self._use(await self._hold(body))
         except RefusedError as error:
             await self._refuse(error.refusal)
+        except _LeftError:
+            # Its connection is cut, since it has a request without an answer.
+            if not self._recorded:
+                self._close(failed(_HELD, CloseReason.CLIENT_GONE, live.tally))
         except _EndedError:
             # An ended call is not forwarded. Its client gets the reason.
             self._recorded = True
@@ -111,7 +119,7 @@ class HeldCall:
     # -- before the approval
 
     async def _read(self) -> HeldBody:
-        """Read the body; raises RefusedError, _EndedError and InboundBroken."""
+        """Read the body; raises RefusedError, _EndedError and _LeftError."""
         call = self.live.call
         try:
             check_bindable(call.info, self.ask)
@@ -122,12 +130,12 @@ class HeldCall:
             raise RefusedError(plain_refusal(call, error.status, error.reason)) from error
         except InboundBroken as broken:
             if broken.failure.code is not StreamCode.PROTOCOL:
-                raise
+                raise _LeftError from broken
             raise RefusedError(plain_refusal(call, 400, broken.failure.reason)) from broken
         raise _EndedError
 
     async def _hold(self, body: HeldBody) -> Request:
-        """Return the request that approves the call; raises RefusedError, _EndedError and InboundBroken."""
+        """Return the request that approves the call; raises RefusedError, _EndedError and _LeftError."""
         approved: Request | None = None
         refused: RefusedError | None = None
         with self.live.interruptible():
@@ -141,7 +149,7 @@ class HeldCall:
         if self.live.ended is not None:
             raise _EndedError
         if self.connection.poll_end():
-            raise InboundBroken(GONE)
+            raise _LeftError
         if refused is not None:
             raise refused
         assert approved is not None, "nothing else ends the wait"
@@ -243,7 +251,7 @@ class HeldCall:
         if isinstance(made, PreviewRefused):
             live.guardrail = made.guardrail
             refused = plain_refusal(live.call, made.status, made.message)
-            raise RefusedError(attrs.evolve(refused, details=made.details))
+            raise RefusedError(attrs.evolve(refused, details=made.details, reason=made.reason))
         return made
 
     async def _is_same(self, request: Request, body: HeldBody) -> bool:
@@ -291,7 +299,7 @@ class HeldCall:
     # -- after it
 
     async def _use(self, request: Request) -> None:
-        """Forward the call by the request's approval; raises RefusedError, _EndedError and InboundBroken."""
+        """Forward the call by the request's approval; raises RefusedError, _EndedError and _LeftError."""
         requests, live = self.parts.requests, self.live
         self._decide_again()
         if why := self._changed(request):
@@ -332,7 +340,7 @@ class HeldCall:
         # The commit has taken a while.
         self._decide_again()
         if connection.poll_end():
-            raise InboundBroken(GONE)
+            raise _LeftError
         self._recorded = True
         opening = await calls.record(connection, live)
         if opening is None:
@@ -342,7 +350,7 @@ class HeldCall:
                 calls.recorder.withdraw(opening)
             else:
                 self._close(failed(_HELD, CloseReason.CLIENT_GONE, live.tally))
-            raise InboundBroken(GONE)
+            raise _LeftError
         await calls.carry(connection, live, opening, None, time.monotonic())
 
     def _settle(self, request_id: str, taken: bool) -> None:

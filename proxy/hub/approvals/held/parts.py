@@ -19,7 +19,8 @@ from proxy.hub.calls.calls import Calls
 class Waits:
     """The waits for a decision. All of them end when the hub stops."""
 
-    _scopes: set[trio.CancelScope] = attrs.Factory(set)
+    scopes: set[trio.CancelScope] = attrs.Factory(set)
+    """Of the calls that wait now."""
     _over: bool = False
 
     @contextmanager
@@ -28,16 +29,16 @@ class Waits:
         with trio.CancelScope(deadline=deadline) as scope:
             if self._over:
                 scope.cancel()
-            self._scopes.add(scope)
+            self.scopes.add(scope)
             try:
                 yield scope
             finally:
-                self._scopes.discard(scope)
+                self.scopes.discard(scope)
 
     def end(self) -> None:
         """End all waits, also those that begin later."""
         self._over = True
-        for scope in self._scopes:
+        for scope in self.scopes:
             scope.cancel()
 
 

@@ -22,6 +22,7 @@ from msgspec.structs import replace
 from audit.errors import AuditUnavailable
 from audit.ids import new_eid
 from audit.record import Decision, Event, Kind, Phase, Relay, Response
+from auth.policy.match import NO_RULE
 from proxy.exchange.engine import Exchange
 from proxy.exchange.next_pass import NextPass
 from proxy.hub.approvals.preview.answer_port import TOO_LONG, AnswerPort
@@ -91,27 +92,36 @@ class NotAnsweredError(Exception):
 
 
 @attrs.define(eq=False)
+class Places:
+    """What each agent may do at a time; further tasks wait, in their order."""
+
+    per_agent: int
+    _agents: dict[str, tuple[trio.Semaphore, set[object]]] = attrs.Factory(dict)
+    """By agent: its places, and the tasks that have one or wait for one."""
+
+    @asynccontextmanager
+    async def place(self, agent_id: str) -> AsyncIterator[None]:
+        """Wait for a place, and take it for the block."""
+        places, tasks = self._agents.setdefault(agent_id, (trio.Semaphore(self.per_agent), set()))
+        task = object()
+        tasks.add(task)
+        try:
+            async with places:
+                yield
+        finally:
+            tasks.remove(task)
+            if not tasks:
+                del self._agents[agent_id]
+
+
+@attrs.define(eq=False)
 class Asker:
     """Makes the requests of all previews of a hub."""
 
     calls: Calls
     threads: trio.CapacityLimiter = attrs.field(init=False, factory=partial(trio.CapacityLimiter, 1))
     """Of the work on large answers. A second thread would wait for the first one's lock anyway."""
-    _agents: dict[str, tuple[trio.Semaphore, set[object]]] = attrs.Factory(dict)
-    """By agent: its places, and its requests that use one or wait for one."""
-
-    @asynccontextmanager
-    async def _place(self, agent_id: str) -> AsyncIterator[None]:
-        places, users = self._agents.setdefault(agent_id, (trio.Semaphore(PER_AGENT), set()))
-        user = object()
-        users.add(user)
-        try:
-            async with places:
-                yield
-        finally:
-            users.remove(user)
-            if not users:
-                del self._agents[agent_id]
+    _agents: Places = attrs.field(init=False, factory=lambda: Places(PER_AGENT))
 
     async def ask(self, live: LiveCall, probe: Probe, body: bytes, passes: NextPass) -> Answer:
         """Make one request for the preview of a call. `passes` must run meanwhile.
@@ -119,7 +129,7 @@ class Asker:
         Raises RefusedError, NotMadeError and NotAnsweredError. If it is cancelled, the stream is reset, and
         the event says that the answer is unknown.
         """
-        async with self._place(live.call.agent.id):
+        async with self._agents.place(live.call.agent.id):
             request = _Request(self.calls, live, self._admitted(live, probe, body), probe, body, passes)
             await request.record()
             with request.closing():
@@ -130,7 +140,10 @@ class Asker:
         calls, served = self.calls, live.call
         agent, cluster = served.agent, served.cluster
         verdict = judge(calls.directory.current.bundle, agent, cluster, probe.info, time.time())
-        if not verdict.allowed:
+        if probe.dry and verdict.decision is NO_RULE and served.verdict.asked:
+            # The rule that asks about the call is the one that would allow it. It does not match dry runs.
+            verdict = served.verdict
+        elif not verdict.allowed:
             verb = "asks" if verdict.asked else "does not allow it"
             raise NotMadeError(f"not made, since a policy of the agent {verb} ({verdict.rule})")
         exceeded = calls.limits.admit(served.claims.principal)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Final, TypeAlias
 
 import attrs
@@ -34,6 +35,9 @@ _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]{8,18}(?:Z|[+-][0-9]{2}:[
 _EARLIER, _NOW = "(an earlier time)", "(the time of the call)"
 
 
+# More differences than a person reads, and more places than an API server fills in by itself.
+DIFFERENCES_MAX: Final = 2000
+VARYING_MAX: Final = 200
 # The last step of a difference in the order of named elements. Below a list it is no element's.
 ORDER: Final = "(order)"
 # Instead of a value that differs between two dry runs.
@@ -105,53 +109,72 @@ def _with(value: Value, keys: tuple[str, ...], leaf: str) -> Value:
     return {**value, keys[0]: _with(value[keys[0]], keys[1:], leaf)}
 
 
-def varying(first: Value, second: Value) -> list[Steps]:
-    """Return the places where the results of two dry runs differ: generated names, allocated ports."""
-    places = []
+def varying(first: Value, second: Value) -> list[Steps] | None:
+    """Return the places where the results of two dry runs differ: generated names, allocated ports.
+
+    None if there are too many, or if the results differ as a whole.
+    """
+    if first is second:
+        return []
+    places: dict[Steps, None] = {}
     for found in _walk((), first, second, first, second):
         steps = found.steps
-        lacks = ABSENT in (found.before, found.after) and not _is_key(steps[-1])
+        lacks = ABSENT in (found.before, found.after) and bool(steps) and not _is_key(steps[-1])
         # A list with another number of elements, or in another order, differs as a whole.
-        places.append(steps[:-1] if lacks or steps[-1:] == (ORDER,) else steps)
-    return list(dict.fromkeys(places))
+        places[steps[:-1] if lacks or steps[-1:] == (ORDER,) else steps] = None
+        if len(places) > VARYING_MAX or () in places:
+            return None
+    return list(places)
 
 
 def settled(value: Value, places: Iterable[Steps]) -> Value:
     """Return a value without the fields at places that vary. An element of a list becomes a fixed text."""
+    tree: _Places = {}
     for steps in places:
-        value = _settle(value, steps)
-    return value
+        inner = tree
+        for step in steps:
+            inner = inner.setdefault(step, {})
+        # A place within this one is settled with it.
+        inner[_WHOLE] = {}
+    return _settle(value, tree) if tree else value
 
 
-def _settle(value: Value, steps: Steps) -> Value:
-    if not steps:
+# By step; the places below it. _WHOLE marks a place itself.
+_Places: TypeAlias = "dict[Step, _Places]"
+_WHOLE: Final = -1
+
+
+def _settle(value: Value, places: _Places) -> Value:
+    if _WHOLE in places:
         return _VARIES
-    step, rest = steps[0], steps[1:]
-    if isinstance(value, dict) and _is_key(step):
+    if isinstance(value, dict):
         return {
-            key: inner if key != step else _settle(inner, rest)
+            key: _settle(inner, places[key]) if key in places else inner
             for key, inner in value.items()
-            if rest or key != step
+            if _WHOLE not in places.get(key, ())
         }
     if isinstance(value, list):
-        return [
-            _settle(inner, rest) if number == step or _is_named(inner, step) else inner
-            for number, inner in enumerate(value)
-        ]
+        return [_settle(inner, _at(inner, number, places)) for number, inner in enumerate(value)]
     return value
+
+
+def _at(value: Value, number: int, places: _Places) -> _Places:
+    """Return the places below an element of a list, which has its number as a step, or its name."""
+    found = places.get(number, {})
+    name = value.get("name") if isinstance(value, dict) else None
+    return found if not isinstance(name, str) else found | places.get(Named(name), {})
 
 
 def _is_key(step: Step) -> bool:
     return isinstance(step, str) and not isinstance(step, Named)
 
 
-def _is_named(value: Value, step: Step) -> bool:
-    return isinstance(step, Named) and isinstance(value, dict) and value.get("name") == step
-
-
-def differences(before: Found, after: Found, shown_before: Found, shown_after: Found) -> list[Difference]:
-    """Return the differences of two values. Each of them comes with its masked copy."""
-    return list(_walk((), before, after, shown_before, shown_after))
+def differences(
+    before: Found, after: Found, shown_before: Found, shown_after: Found
+) -> list[Difference] | None:
+    """Return the differences of two values; None if there are too many. Each comes with its masked copy."""
+    found = list(islice(_walk((), before, after, shown_before, shown_after), DIFFERENCES_MAX + 1))
+    return found if len(found) <= DIFFERENCES_MAX else None
 
 
 def _walk(
@@ -223,7 +246,8 @@ def _names(copies: list[object]) -> dict[Step, int] | None:
 
 def _reordered(before: list[Step], after: list[Step]) -> bool:
     """Whether the elements have another order, beyond additions at the end and removals."""
-    kept = [name for name in before if name in after]
+    common = set(after)
+    kept = [name for name in before if name in common]
     return after[: len(kept)] != kept
 
 

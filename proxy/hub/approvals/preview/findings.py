@@ -18,6 +18,7 @@ from proxy.hub.approvals.preview import words
 from proxy.hub.approvals.preview.bodies import Body
 from proxy.hub.approvals.preview.difference import (
     ABSENT,
+    DIFFERENCES_MAX,
     Difference,
     differences,
     normal,
@@ -79,9 +80,10 @@ class Findings:
         before, first, second = (normal(value, with_status=with_status) for value in (before, first, second))
         earlier, first = without_restart_time(before, first)
         _, second = without_restart_time(before, second)
-        places = [*varying(first, second), *self._allocated(earlier, first)]
-        if () in places:
-            return self.not_tried(NO_OBJECT)
+        differing = varying(first, second)
+        if differing is None:
+            return self.not_tried("two dry runs have nothing in common that can be compared")
+        places = [*differing, *self._allocated(earlier, first)]
         earlier, after = settled(earlier, places), settled(first, places)
         mask = self.mask
         shown_before, shown_after = masked(earlier, mask), masked(after, mask)
@@ -92,6 +94,8 @@ class Findings:
         found = differences(
             earlier if exists else ABSENT, after, shown_before if exists else ABSENT, shown_after
         )
+        if found is None:
+            return self._too_many_differences()
         left_out = sorted(map(path_of, places))
         view = _View(
             words.changes(self.info, after, found) if exists else words.creates(self.info, after),
@@ -103,6 +107,14 @@ class Findings:
         else:
             view.body = shown_json(unhidden(shown_after), pretty=True)
         return self._preview(view, ["tried", [difference.compared for difference in found], left_out])
+
+    def _too_many_differences(self) -> Preview:
+        view = _View(
+            f"changes {words.subject_of(self.info)} in more than {DIFFERENCES_MAX} places",
+            notes=["the difference is too large to be looked at"],
+            too_large=True,
+        )
+        return self._preview(view, ["too many differences"])
 
     def _allocated(self, before: Value, after: Value) -> Iterator[Steps]:
         """Return the places of a Service where a dry run has dummies."""
@@ -230,6 +242,8 @@ class _View:
 
     def bounded(self) -> View:
         """Return the view; of one that is too large, as much as may be stored."""
+        # A relay words some of the notes.
+        self.notes = list(map(safe, self.notes))
         left = VIEW_BYTES_MAX
         summary, left = _cut(self.summary, left)
         notes, left = _kept(self.notes, left, _size_of_text)
@@ -243,6 +257,10 @@ class _View:
             self.changes,
             self.body,
         )
+        if not whole:
+            notes.append(
+                f"what it changes is longer than {VIEW_BYTES_MAX // 1024} KiB: it cannot be approved"
+            )
         return View(
             summary,
             tuple(map(str, self.flags)),

@@ -39,6 +39,42 @@ HIDDEN: Final = Hidden()
 
 
 @attrs.frozen
+class Place:
+    """The place of a value in an object: as much of the steps to it as decides whether it is hidden."""
+
+    depth: int = 0
+    first: Step = ""
+    last: Step = ""
+    env: Steps | None = None
+    """The first three steps below `env`; None if it is not below one."""
+
+    @classmethod
+    def of(cls, steps: Steps) -> Place:
+        """Return the place at these steps."""
+        place = cls()
+        for step in steps:
+            place = place.below(step)
+        return place
+
+    def below(self, step: Step) -> Place:
+        """Return the place of an element of the value here."""
+        env = self.env
+        if env is not None:
+            env = (*env, step) if len(env) < 3 else env
+        elif isinstance(step, str) and step.lower().rpartition("/")[2] == "env":
+            # A strategic merge patch has `$setElementOrder/env` beside it.
+            env = ()
+        return Place(self.depth + 1, self.first if self.depth else step, step, env)
+
+    @property
+    def shows_keys(self) -> bool:
+        """Whether the keys of a hidden object are shown: the names of a Secret's values, and of `env`."""
+        if self.env is None:
+            return self.depth <= 1
+        return not self.env or (len(self.env) == 1 and _is_index(self.env[0]))
+
+
+@attrs.frozen
 class Mask:
     """What is hidden in the objects of one request."""
 
@@ -60,23 +96,15 @@ class Mask:
             show_env=show_env,
         )
 
-    def hides(self, steps: Steps) -> bool:
-        """Whether the value at these steps is hidden."""
-        first = steps[0] if steps else ""
+    def hides(self, place: Place) -> bool:
+        """Whether the value at this place is hidden."""
         return (
-            (self.secret and first not in _HARMLESS_OF_SECRET)
-            or (self.helm and first in {"data", "binaryData"})
-            or (self.token and steps[:2] == ("spec", "token"))
-            or LAST_APPLIED in steps
-            or (not self.show_env and _is_env_value(steps))
+            (self.secret and place.first not in _HARMLESS_OF_SECRET)
+            or (self.helm and place.first in {"data", "binaryData"})
+            or (self.token and place.first == "spec" and (place.depth, place.last) == (2, "token"))
+            or place.last == LAST_APPLIED
+            or (not self.show_env and place.env is not None and not _is_harmless(place.env))
         )
-
-    def shows_keys(self, steps: Steps) -> bool:
-        """Whether the keys of a hidden object are shown: the names of a Secret's values, and of `env`."""
-        below_env = _below_env(steps)
-        if below_env is not None:
-            return not below_env or (len(below_env) == 1 and _is_index(below_env[0]))
-        return len(steps) <= 1
 
     def for_inner(self, value: dict[str, Value]) -> Mask:
         """Return the mask of an object within another one. It may be a Secret, in a List or a template."""
@@ -86,22 +114,10 @@ class Mask:
         return attrs.evolve(self, secret=True) if named else self
 
 
-def _is_env_value(steps: Steps) -> bool:
-    """Whether the steps lead into environment variables, but for names and references."""
-    rest = _below_env(steps)
-    if rest is None:
-        return False
-    listed = len(rest) > 1 and _is_index(rest[0])
-    return not (listed and (rest[1:] == ("name",) or rest[1] == "valueFrom"))
-
-
-def _below_env(steps: Steps) -> Steps | None:
-    """Return the steps below the first `env`; None without one."""
-    for number, step in enumerate(steps):
-        # A strategic merge patch has `$setElementOrder/env` beside it.
-        if isinstance(step, str) and (step == "env" or step.endswith("/env")):
-            return steps[number + 1 :]
-    return None
+def _is_harmless(below_env: Steps) -> bool:
+    """Whether a value below `env` is shown: a variable's name, or a reference to its value."""
+    listed = len(below_env) > 1 and _is_index(below_env[0])
+    return listed and (below_env[1:] == ("name",) or below_env[1] == "valueFrom")
 
 
 def _is_index(step: Step) -> bool:
@@ -111,14 +127,18 @@ def _is_index(step: Step) -> bool:
 
 def masked(value: Value, mask: Mask, steps: Steps = ()) -> object:
     """Return a copy of a value with HIDDEN at the hidden places. `steps` lead to the value."""
-    if isinstance(value, dict) and (inner := mask.for_inner(value)) is not mask and not mask.secret:
-        mask, steps = inner, ()
-    if mask.hides(steps) and not (value and isinstance(value, (dict, list)) and mask.shows_keys(steps)):
+    return _masked(value, mask, Place.of(steps))
+
+
+def _masked(value: Value, mask: Mask, place: Place) -> object:
+    if isinstance(value, dict) and not mask.secret and (inner := mask.for_inner(value)) is not mask:
+        mask, place = inner, Place()
+    if mask.hides(place) and not (value and isinstance(value, (dict, list)) and place.shows_keys):
         return HIDDEN
     if isinstance(value, dict):
-        return {key: masked(inner_value, mask, (*steps, key)) for key, inner_value in value.items()}
+        return {key: _masked(element, mask, place.below(key)) for key, element in value.items()}
     if isinstance(value, list):
-        return [masked(inner_value, mask, (*steps, index)) for index, inner_value in enumerate(value)]
+        return [_masked(element, mask, place.below(index)) for index, element in enumerate(value)]
     return value
 
 

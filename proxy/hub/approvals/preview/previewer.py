@@ -12,20 +12,34 @@ The difference is the effect. Where an API may write on a dry run, none is made,
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Final, TypeAlias, TypeVar
+from typing import Final, TypeAlias
 
 import attrs
 import trio
 
 from auth.policy.ask import Ask
+from auth.requestinfo import RequestInfo
 from proxy.exchange.next_pass import NextPass
-from proxy.hub.approvals.preview import findings, probes, words
-from proxy.hub.approvals.preview.asker import Answer, Asker, NotAnsweredError, NotMadeError, RefusedError
+from proxy.hub.approvals.preview import probes, words
+from proxy.hub.approvals.preview.asker import (
+    Answer,
+    Asker,
+    NotAnsweredError,
+    NotMadeError,
+    Places,
+    RefusedError,
+)
 from proxy.hub.approvals.preview.bodies import Body
 from proxy.hub.approvals.preview.effect import OBJECTS_MAX, SALT_BYTES, Effect, effect_fits
-from proxy.hub.approvals.preview.findings import NOT_HONOURED, Findings, object_of, unsupported_webhook
+from proxy.hub.approvals.preview.findings import (
+    NO_OBJECT,
+    NOT_HONOURED,
+    Findings,
+    object_of,
+    unsupported_webhook,
+)
 from proxy.hub.approvals.preview.flags import orphans
 from proxy.hub.approvals.preview.probes import Probe
 from proxy.hub.approvals.preview.shapes import Preview, PreviewRefused, refusal_of
@@ -34,8 +48,10 @@ from proxy.hub.calls.live import LiveCall
 
 # The whole preview: one round of requests, and for a deletion two. The agent waits.
 PREVIEW_S: Final = 15.0
-# Previews of a hub at a time. Each holds three answers of 1 MiB and their objects at most, some 30 MiB.
-PREVIEWS_MAX: Final = 8
+# Previews at a time. Each has three answers of 1 MiB at most, so a hub's have 100 MiB. The objects in them
+# take more, and are compared one after the other. An agent of a slow cluster must not take all places.
+PREVIEWS_MAX: Final = 32
+PREVIEWS_PER_AGENT: Final = 2
 # Larger texts are compared in a thread, so that other calls go on.
 INLINE_BYTES_MAX: Final = 64 * 1024
 
@@ -45,7 +61,6 @@ _REACHED: Final = frozenset({"exec", "attach", "portforward", "eviction"})
 _AS_THE_CALL: Final = frozenset({400, 403, 404, 405, 406, 409, 410, 413, 415, 422})
 
 Result: TypeAlias = "Answer | NotMadeError | NotAnsweredError"
-T = TypeVar("T")
 
 
 @attrs.define(eq=False)
@@ -55,6 +70,7 @@ class Previewer:
     calls: Calls
     asker: Asker = attrs.field(init=False)
     _places: trio.Semaphore = attrs.field(init=False, factory=partial(trio.Semaphore, PREVIEWS_MAX))
+    _agents: Places = attrs.field(init=False, factory=partial(Places, PREVIEWS_PER_AGENT))
 
     @asker.default
     def _asker_of_these(self) -> Asker:
@@ -76,7 +92,7 @@ class Previewer:
         salt = os.urandom(SALT_BYTES) if earlier is None else earlier.salt
         failures: list[str] = []
         with trio.move_on_after(PREVIEW_S):
-            async with self._places, trio.open_nursery() as nursery:
+            async with self._agents.place(live.call.agent.id), self._places, trio.open_nursery() as nursery:
                 passes = NextPass()
                 nursery.start_soon(passes.run)
                 one = _One(self.asker, live, body, ask, salt, passes, failures)
@@ -107,28 +123,36 @@ class _One:
     async def made(self) -> Preview:
         """Return the preview; raises RefusedError."""
         info = self.live.call.info
-        body = await self._computed(len(self.data), partial(Body.of, self.data))
-        found = Findings(info, self.ask, body, self.salt)
         if (info.group, info.resource) == ("", "pods") and info.subresource in _REACHED:
-            return await self._reached(found)
+            return await self._reached(info)
         if not (info.is_write or info.upgrade):
-            return found.read()
+            return await self._found(Findings.read)
         match info.verb, info.subresource:
             case "delete", "":
-                return await self._deleted(found)
+                return await self._deleted(info)
             case "deletecollection", "":
-                return await self._deleted_many(found)
+                return await self._deleted_many(info)
             case _:
-                return await self._tried(found)
+                return await self._tried(info)
+
+    async def _found(self, look: Callable[[Findings], Preview], *texts: bytes) -> Preview:
+        """Return what is found in these texts and the body. Of several previews, one parses its objects."""
+        info = self.live.call.info
+
+        def found() -> Preview:
+            return look(Findings(info, self.ask, Body.of(self.data), self.salt))
+
+        if sum(map(len, (self.data, *texts))) <= INLINE_BYTES_MAX:
+            return found()
+        return await trio.to_thread.run_sync(found, limiter=self.asker.threads)
 
     # -- the kinds of calls
 
-    async def _tried(self, found: Findings) -> Preview:
+    async def _tried(self, info: RequestInfo) -> Preview:
         """Return the preview of a write, by two dry runs if they are trusted."""
-        info = found.info
         dry = probes.dry_run_of(info, self.ask) if info.verb in _TRIED else None
         if dry is None:
-            return await self._computed(len(self.data), partial(found.not_tried, NOT_HONOURED))
+            return await self._not_tried(NOT_HONOURED)
         read = probes.read_of(info, info.subresource) if info.verb != "create" else None
         before, first, second = await self._all(read, dry, dry)
         why = ""
@@ -139,46 +163,26 @@ class _One:
                     raise RefusedError(refusal_of(tried.status, tried.body))
             why = why or self._failure(tried)
         if why:
-            return await self._computed(len(self.data), partial(found.not_tried, f"not tried out: {why}"))
-        present = _status_of(before) == 200
-        if before is not None and not present and _status_of(before) != 404:
-            why = f"the object cannot be shown as it is now: {self._failure(before)}"
-            return await self._computed(len(self.data), partial(found.not_tried, why))
-        return await self._compared(
-            found, _body_of(before) if present else b"", _body_of(first), _body_of(second)
-        )
+            return await self._not_tried(f"not tried out: {why}")
+        if before is not None and _status_of(before) not in {200, 404}:
+            return await self._not_tried(f"the object cannot be shown as it is now: {self._failure(before)}")
+        texts = _body_of(before) if _status_of(before) == 200 else b"", _body_of(first), _body_of(second)
+        return await self._found(lambda found: _compared(found, *texts), *texts)
 
-    async def _compared(self, found: Findings, before: bytes, first: bytes, second: bytes) -> Preview:
-        def compare() -> Preview:
-            present = object_of(before) if before else None
-            if before and present is None:
-                return found.not_tried(findings.NO_OBJECT)
-            return found.tried(present, object_of(first), object_of(second))
+    async def _not_tried(self, why: str) -> Preview:
+        return await self._found(lambda found: found.not_tried(why))
 
-        return await self._computed(len(before) + len(first) + len(second), compare)
-
-    async def _deleted(self, found: Findings) -> Preview:
+    async def _deleted(self, info: RequestInfo) -> Preview:
         """Return the preview of a deletion of one object."""
-        [read] = await self._all(probes.read_of(found.info, ""))
-        if _status_of(read) == 404:
-            raise RefusedError(refusal_of(404, _body_of(read)))
-        data = _body_of(read)
-        value = await self._computed(len(data), partial(object_of, data)) if _status_of(read) == 200 else None
-        if value is None:
-            why = self._failure(read) or findings.NO_OBJECT
-            return found.deleted_unseen(f"the object cannot be shown: {why}")
-        listed, notes = await self._dependants(found)
-        size = len(data) + sum(map(len, listed.values()))
+        text, why = await self._read(info)
+        if why:
+            return await self._found(lambda found: found.deleted_unseen(f"the object cannot be shown: {why}"))
+        listed, notes = await self._dependants(info)
+        return await self._found(lambda found: _deletion(found, text, listed, notes), text, *listed.values())
 
-        def counted() -> Preview:
-            return found.deleted(value, [(name, object_of(text)) for name, text in listed.items()], *notes)
-
-        return await self._computed(size, counted)
-
-    async def _dependants(self, found: Findings) -> tuple[dict[str, bytes], list[str]]:
+    async def _dependants(self, info: RequestInfo) -> tuple[dict[str, bytes], list[str]]:
         """Return the lists of what may belong to an object, by resource, and notes on missing ones."""
-        info = found.info
-        kinds = () if orphans(info, found.body) else words.made_for(info)
+        kinds = () if orphans(info, Body.of(self.data)) else words.made_for(info)
         results = await self._all(
             *(probes.dependants_of(info.namespace, *kind, words.DEPENDANTS_MAX) for kind in kinds),
             needed=False,
@@ -191,34 +195,23 @@ class _One:
                 notes.append(f"{resource} that may belong to it are not counted: {_why(result)}")
         return listed, notes
 
-    async def _deleted_many(self, found: Findings) -> Preview:
+    async def _deleted_many(self, info: RequestInfo) -> Preview:
         """Return the preview of a deletion of many objects."""
-        [read] = await self._all(probes.list_of(found.info, OBJECTS_MAX))
+        [read] = await self._all(probes.list_of(info, OBJECTS_MAX))
         if isinstance(read, NotAnsweredError) and read.too_long:
-            return found.too_many()
-        data = _body_of(read)
+            return await self._found(Findings.too_many)
         if _status_of(read) != 200:
-            return found.deleted_unseen(f"the objects cannot be listed: {self._failure(read)}")
+            why = f"the objects cannot be listed: {self._failure(read)}"
+            return await self._found(lambda found: found.deleted_unseen(why))
+        text = _body_of(read)
+        return await self._found(lambda found: _collection(found, text), text)
 
-        def listed() -> Preview:
-            value = object_of(data)
-            if value is None:
-                return found.deleted_unseen(findings.NO_OBJECT)
-            return found.deleted_many(value)
-
-        return await self._computed(len(data), listed)
-
-    async def _reached(self, found: Findings) -> Preview:
+    async def _reached(self, info: RequestInfo) -> Preview:
         """Return the preview of a call that acts on a running pod."""
-        [read] = await self._all(probes.read_of(found.info, ""))
-        if _status_of(read) == 404:
-            raise RefusedError(refusal_of(404, _body_of(read)))
-        data = _body_of(read)
-        pod = await self._computed(len(data), partial(object_of, data)) if _status_of(read) == 200 else None
-        if pod is None:
-            why = self._failure(read) or findings.NO_OBJECT
-            return found.reached_unseen(f"the pod cannot be shown: {why}")
-        return found.reached(pod)
+        text, why = await self._read(info)
+        if why:
+            return await self._found(lambda found: found.reached_unseen(f"the pod cannot be shown: {why}"))
+        return await self._found(lambda found: _pod(found, text), text)
 
     # -- the requests
 
@@ -250,6 +243,13 @@ class _One:
             raise refused[0]
         return results
 
+    async def _read(self, info: RequestInfo) -> tuple[bytes, str]:
+        """Return the object that a call is about, and why it is unknown. Raises RefusedError without one."""
+        [read] = await self._all(probes.read_of(info, ""))
+        if _status_of(read) == 404:
+            raise RefusedError(refusal_of(404, _body_of(read)))
+        return _body_of(read), self._failure(read)
+
     def _failure(self, result: Result | None) -> str:
         """Return why a result has no object, "" if it has one. Notes a failure that may not last."""
         why = _why(result)
@@ -257,10 +257,35 @@ class _One:
             self.failures.append(why)
         return why
 
-    async def _computed(self, size: int, compute: Callable[[], T]) -> T:
-        if size <= INLINE_BYTES_MAX:
-            return compute()
-        return await trio.to_thread.run_sync(compute, limiter=self.asker.threads)
+
+def _compared(found: Findings, before: bytes, first: bytes, second: bytes) -> Preview:
+    """Return the preview of a write, of the object (empty if there is none) and two dry runs."""
+    present = object_of(before) if before else None
+    if before and present is None:
+        return found.not_tried(NO_OBJECT)
+    after = object_of(first)
+    return found.tried(present, after, after if first == second else object_of(second))
+
+
+def _deletion(found: Findings, text: bytes, listed: Mapping[str, bytes], notes: list[str]) -> Preview:
+    value = object_of(text)
+    if value is None:
+        return found.deleted_unseen(f"the object cannot be shown: {NO_OBJECT}")
+    return found.deleted(value, [(name, object_of(each)) for name, each in listed.items()], *notes)
+
+
+def _collection(found: Findings, text: bytes) -> Preview:
+    value = object_of(text)
+    return found.deleted_unseen(NO_OBJECT) if value is None else found.deleted_many(value)
+
+
+def _pod(found: Findings, text: bytes) -> Preview:
+    value = object_of(text)
+    return (
+        found.reached_unseen(f"the pod cannot be shown: {NO_OBJECT}")
+        if value is None
+        else found.reached(value)
+    )
 
 
 def _status_of(result: Result | None) -> int:

@@ -21,8 +21,8 @@ Steps: TypeAlias = tuple[Step, ...]
 
 # Far more than any object of Kubernetes has. Walks of a value are recursive.
 DEPTH_MAX: Final = 100
-# Of keys and values. 1 MiB of `[],` would take 30 MB of memory. A large CustomResourceDefinition has 30,000.
-VALUES_MAX: Final = 100_000
+# 1 MiB of `[],` would take 30 MB of memory and seconds. A large CustomResourceDefinition has 30,000 values.
+VALUES_MAX: Final = 50_000
 
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _PLAIN_KEY = re.compile(r"[A-Za-z_$][A-Za-z0-9_$-]*")

@@ -22,7 +22,7 @@ def event_of(moved: Moved, snapshot: Snapshot) -> Event | None:
     match request.state:
         case State.PENDING:
             kind, effect, note = Kind.REQUEST_OPENED, "ask", f"asks to {new.what}"
-        case State.APPROVED if not moved.note:
+        case State.APPROVED if moved.decides:
             kind, effect, note = Kind.REQUEST_DECIDED, "allow", f"approved by {moved.by}: {new.what}"
         case State.DENIED:
             kind, effect, note = Kind.REQUEST_DECIDED, "deny", f"denied by {moved.by}: {request.answer}"

@@ -15,8 +15,9 @@ from proxy.hub.store.database_time import Now
 from proxy.hub.store.migrations import tables as t
 from proxy.hub.store.open_requests import OPEN
 
-CHANNEL: Final = "hawse_requests"
+CHANNEL: Final = "approvals"
 """The channel on which PostgreSQL announces transitions."""
+RETURNED: Final = "returned: the API server did nothing"
 BATCH_MAX: Final = 500
 """Rows that a statement of the upkeep changes. More would hold up other writers."""
 
@@ -41,6 +42,11 @@ class Moved:
     note: str = ""
     serves: str = ""
     """The id of the call that has opened the request."""
+
+    @property
+    def decides(self) -> bool:
+        """Whether a person has approved or denied it. A grant that is returned is `approved` again."""
+        return self.request.state in (State.APPROVED, State.DENIED) and self.note != RETURNED
 
 
 @attrs.define(eq=False)
@@ -95,7 +101,8 @@ class Moves:
         """Note transitions, for the caller and for webhooks."""
         self.made += moved
         if event in _TOLD:
-            send_later(self.connection, self.webhooks, event, [each.request.id for each in moved])
+            told = [each.request.id for each in moved if each.note != RETURNED]
+            send_later(self.connection, self.webhooks, event, told)
 
 
 def batch(where: sa.ColumnElement[bool]) -> sa.Select[tuple[str]]:

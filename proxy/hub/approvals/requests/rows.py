@@ -31,16 +31,16 @@ def new_row(request_id: str, new: NewRequest) -> dict[str, object]:
         "plan": new.plan,
         "effect": new.effect,
         "shown": new.shown,
-        "what": _storable(new.what),
-        "reason": _storable(new.reason),
+        "what": storable(new.what),
+        "reason": storable(new.reason),
         "policy": new.policy,
         "rule": new.rule,
         "bundle": new.bundle,
         "approvers": list(new.approvers),
         "valid_for_s": new.valid_for_s,
         "interactive": new.interactive,
-        "method": _storable(new.method),
-        "target": _storable(new.target),
+        "method": storable(new.method),
+        "target": storable(new.target),
         "upgrade": new.upgrade,
         "summary": _encoded(summary),
         "view": _encoded(new.view),
@@ -55,11 +55,11 @@ def new_row(request_id: str, new: NewRequest) -> dict[str, object]:
 
 
 def _encoded(view: View) -> str:
-    return _storable(msgspec.json.encode(view).decode())
+    return storable(msgspec.json.encode(view).decode())
 
 
-def _storable(text: str) -> str:
-    # PostgreSQL has no text with a zero byte. JSON escapes it.
+def storable(text: str) -> str:
+    """Return a text without zero bytes, which PostgreSQL does not store."""
     return text.replace("\0", "\\x00")
 
 

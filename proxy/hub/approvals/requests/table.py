@@ -23,9 +23,9 @@ import sqlalchemy as sa
 from proxy.hub.approvals.request import LIFE_S, NewRequest, Request, State
 from proxy.hub.approvals.requests.errors import refusal_of
 from proxy.hub.approvals.requests.limits import check_limits
-from proxy.hub.approvals.requests.moves import BATCH_MAX, Moved, Moves, announce, batch
+from proxy.hub.approvals.requests.moves import BATCH_MAX, RETURNED, Moved, Moves, announce, batch
 from proxy.hub.approvals.requests.outbox import OPENED, Outbox, clock_and_place, drop_old
-from proxy.hub.approvals.requests.rows import LIGHT, Row, effective, new_row, request_of
+from proxy.hub.approvals.requests.rows import LIGHT, Row, effective, new_row, request_of, storable
 from proxy.hub.store.database_time import Now
 from proxy.hub.store.engines.engine import Location
 from proxy.hub.store.engines.errors import NotFoundError
@@ -42,10 +42,12 @@ VIEW_KEPT_S: Final = 7 * 24 * 3600.0
 """How long what was shown is kept after a request's end."""
 ROW_KEPT_S: Final = 90 * 24 * 3600.0
 """How long the rest is. The trail has its own retention."""
-RETURNED: Final = "returned: the API server did nothing"
 HUB_ENDED: Final = "the hub that used it has ended"
 
 _REQUESTS: Final = t.requests.c
+# A row that has expired counts as such, also before the sweep that writes it.
+_PENDING: Final = sa.and_(_REQUESTS.state == State.PENDING, _REQUESTS.expires_at > Now())
+_APPROVED: Final = sa.and_(_REQUESTS.state == State.APPROVED, _REQUESTS.valid_until > Now())
 
 
 @attrs.frozen
@@ -157,8 +159,8 @@ class RequestsTable(Outbox):
 
     def decide(self, request_id: str, *, approve: bool, by: str, answer: str, shown: str) -> Request:
         """Approve or deny a pending request; see Requests.decide."""
-        where = [_REQUESTS.state == State.PENDING, _REQUESTS.expires_at > Now()]
-        values: dict[str, object] = {"decided_by": by, "answer": answer, "decided_at": Now()}
+        where = [_PENDING]
+        values: dict[str, object] = {"decided_by": by, "answer": storable(answer), "decided_at": Now()}
         if approve:
             where += [_REQUESTS.shown == shown, ~_REQUESTS.too_large]
             until = Now() + _REQUESTS.valid_for_s
@@ -176,8 +178,7 @@ class RequestsTable(Outbox):
 
     def use(self, request_id: str, known_changes: int) -> bool:
         """Take a grant; `known_changes` is how many transitions this hub knows that the row has made."""
-        where = [_REQUESTS.state == State.APPROVED, _REQUESTS.valid_until > Now()]
-        where.append(_REQUESTS.changes >= known_changes)
+        where = [_APPROVED, _REQUESTS.changes >= known_changes]
         with self._moving() as moves:
             taken = {"hub_boot": self.boot}
             return moves.one(request_id, State.USING, where, taken, note="taken for a call") is not None
@@ -201,13 +202,16 @@ class RequestsTable(Outbox):
 
     def end(self, request_id: str, state: State, why: str) -> bool:
         """End a request that is pending or approved, or in use at this hub."""
-        live = sa.or_(_REQUESTS.state.in_([State.PENDING, State.APPROVED]), sa.and_(*self._mine()))
+        live = sa.or_(_PENDING, _APPROVED, sa.and_(*self._mine()))
         with self._moving() as moves:
-            return moves.one(request_id, state, [live], {"ended_at": Now(), "because": why}) is not None
+            return (
+                moves.one(request_id, state, [live], {"ended_at": Now(), "because": storable(why)})
+                is not None
+            )
 
     def revoke(self, request_id: str, *, by: str) -> Request:
         """Revoke a request that is open or used; see Requests.revoke."""
-        live = _REQUESTS.state.in_([*OPEN, State.USED])
+        live = sa.or_(_PENDING, _APPROVED, _REQUESTS.state.in_([State.USING, State.USED]))
         values = {"ended_at": Now(), "because": f"revoked by {by}"}
         with self._moving() as moves:
             found = moves.one(request_id, State.REVOKED, [live], values, by=by)

@@ -39,6 +39,7 @@ from proxy.hub.store.store import Store
 from tests.audit.events import call as audited_call
 from tests.fakes.admin import PEPPER, TOKEN, FakeOperations, FakeSessions, FakeWork
 from tests.fakes.asgi import Reply, call
+from tests.fakes.decided import FakeRequests
 
 NOW = 1_800_000_000.0
 
@@ -145,6 +146,7 @@ def administration_of(
         live_sessions=sessions or FakeSessions(),
         simulations=Simulations(FakeWork().run, lambda: NOW),
         backups=Backups(folder),
+        requests=FakeRequests(),
         clock=lambda: NOW,
     )
 
@@ -236,6 +238,8 @@ async def test_exactly_these_actions_act_without_the_trail(hub: Hub) -> None:
         ("delete", "clusters", ""),
         ("delete", "federation", ""),
         ("kill", "sessions", ""),
+        ("deny", "requests", ""),
+        ("revoke", "requests", ""),
         ("update", "agents/teams", '{"remove": ["sre"]}'),
         ("switch", "policies/rules", '{"rules": ["out"], "enabled": true}'),
         ("switch", "policies/rules", '{"rules": ["out", "also"], "enabled": true}'),

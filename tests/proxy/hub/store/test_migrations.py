@@ -4,9 +4,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
+import attrs
 import psycopg
 import pytest
 import sqlalchemy as sa
@@ -26,6 +27,8 @@ from proxy.hub.store.roles import Role
 from proxy.hub.store.store import Store
 from tests.fakes.databases import run
 from tests.postgres import PostgresServer
+from tests.proxy.hub.approvals.requests.bench import NEW_REQUEST
+from tests.proxy.hub.approvals.requests.bench import opened as opened_requests
 
 pytestmark = pytest.mark.alembic
 
@@ -145,13 +148,48 @@ def test_a_database_at_several_revisions_is_left_alone(new_database: Location) -
         opened(new_database)
 
 
+def upgrade(connection: sa.Connection, revision: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    config.attributes["connection"] = connection
+    if connection.dialect.name == "postgresql":
+        command.stamp(config, migrations.BEFORE_POSTGRESQL)
+    command.upgrade(config, revision)
+
+
+def test_a_directory_of_before_requests_has_all_its_rows_and_no_request(new_database: Location) -> None:
+    with connected(new_database) as connection:
+        upgrade(connection, "0017")
+    agent, cluster = "5c1e8b5c-0000-4000-8000-000000000001", "5c1e8b5c-0000-4000-8000-000000000002"
+    run(
+        new_database,
+        "insert into teams (id, name, created_at) values ('t', 'sre', 1.0)",
+        "insert into agents (id, name, owner, state, created_at, state_changed_at) "
+        f"values ('{agent}', 'robot', 'ann@example.com', 'active', 1.0, 1.0)",
+        f"insert into agent_teams (agent_id, team_id) values ('{agent}', 't')",
+        "insert into clusters (id, name, labels, mode, relay_address_private, created_at) "
+        f"values ('{cluster}', 'prod', '{{}}', 'tunnel', false, 1.0)",
+        "insert into admin_tokens (id, name, hash, created_at, role, role_chosen) "
+        "values ('a', 'ops', 'h', 1.0, 'admin', true)",
+    )
+    before = run(new_database, "select version, nonce, oldest from directory")
+    with closing(opened(new_database)) as store:
+        snapshot = store.snapshot()
+    assert run(new_database, "select version_num from alembic_version") == [(migrations.HEAD,)]
+    # A hub of the revision before goes on beside this one.
+    assert run(new_database, "select version, nonce, oldest from directory") == before
+    assert (list(snapshot.agents_by_name), list(snapshot.clusters_by_name)) == (["robot"], ["prod"])
+    assert [token.name for token in snapshot.admin_tokens_by_hash.values()] == ["ops"]
+    with opened_requests(new_database) as table:
+        assert table.every_open() == []
+        new = attrs.evolve(NEW_REQUEST, agent_id=agent, cluster_id=cluster)
+        assert table.open(new, serves="").new == new
+
+
 def test_tokens_of_before_roles_are_admins_by_no_choice(tmp_path: Path) -> None:
     file = tmp_path / "hub.db"
     with connected(file) as connection:
-        config = Config()
-        config.set_main_option("script_location", str(Path(migrations.__file__).parent))
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0007")
+        upgrade(connection, "0007")
         for name in ("local", "prometheus"):
             connection.execute(
                 sa.text("INSERT INTO admin_tokens VALUES (:name, :name, :name, 1.0, 2.0)"), {"name": name}

@@ -18,6 +18,7 @@ import pytest
 from auth.keys import SigningKey
 from proxy.hub.admin.data.backup import BackupError, backup
 from proxy.hub.admin.data.restore import restore
+from proxy.hub.approvals.request import State
 from proxy.hub.home.databases import check_databases
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.devca import ensure_certificate
@@ -26,6 +27,7 @@ from proxy.hub.home.files.private_files import DataDirError, read_private
 from proxy.hub.home.hub_instances import HubInstances
 from proxy.hub.store.secrets.signing_keys import SigningKeys
 from proxy.hub.store.store import Store
+from tests.proxy.hub.approvals.requests.bench import grant, opened
 
 
 def clock() -> float:
@@ -81,6 +83,28 @@ def test_a_restored_hub_is_the_hub_that_was_backed_up(hub: DataDir, tmp_path: Pa
     modes = {(p.is_dir(), stat.S_IMODE(p.stat().st_mode)) for p in other.path.rglob("*")}
     assert modes == {(True, 0o700), (False, 0o600)}
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_an_approval_in_a_backup_serves_no_call(hub: DataDir, tmp_path: Path, overwrite: bool) -> None:
+    store = Store(hub.store_file, org="main", clock=clock)
+    request_id = grant(hub.store_file, store.snapshot(), "sre-1")
+    store.close()
+    backup(hub.path, tmp_path / "hub.tar")
+    with opened(hub.store_file) as table:
+        assert table.use(request_id, 0)
+        table.spend(request_id)
+    # Back into its own folder, or into an empty one.
+    folder = hub.path if overwrite else tmp_path / "other"
+    restore(folder, tmp_path / "hub.tar", overwrite=overwrite)
+    with opened(DataDir.open(folder).store_file) as table:
+        request = table.get(request_id)
+        assert (request.state, request.because) == (
+            State.CANCELLED,
+            "the hub's data was restored from a backup",
+        )
+        assert not table.use(request_id, 0)
+        assert table.find(request.new.agent_id, request.new.plan) is None
 
 
 def test_a_hub_of_before_keys_were_rotated_is_restored(hub: DataDir, tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from proxy.cli.admin.api.client import Reach
 from proxy.cli.admin.hub.migrate import migrate as command
 from proxy.hub.admin.data import migrate as module
 from proxy.hub.admin.data.migrate import Contents, MigrateError, Target, look, migrate
+from proxy.hub.approvals.request import State
 from proxy.hub.check import check_hub
 from proxy.hub.home.databases import move_file, note_applied, noted_address, noted_applied, noted_move
 from proxy.hub.home.datadir import DataDir
@@ -59,6 +60,8 @@ from tests.audit.trails import old_file
 from tests.auth.policies import policy
 from tests.fakes.databases import run
 from tests.postgres import PostgresServer
+from tests.proxy.hub.approvals.requests.bench import grant
+from tests.proxy.hub.approvals.requests.bench import opened as opened_requests
 from tests.proxy.hub.postgres_hub import config_of, start, variables
 
 # What a database has of its own.
@@ -81,6 +84,7 @@ def first_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         trail.append([intent.completed(intent.ts, resp=Response(200))], boot="boot")
         store.accept_trail(trail.mark)
         fill(store)
+        grant(data.store_file, store.snapshot(), "robot")
     return data.path
 
 
@@ -291,6 +295,17 @@ async def test_a_used_token_stays_used(data: DataDir, address: PostgresAddress) 
         assert await store.enter("hello", "prod", "another", now + 60, now)
 
 
+def test_no_approval_is_moved(data: DataDir, address: PostgresAddress) -> None:
+    move(data, address)
+    with opened_requests(address) as table, opened_requests(data.store_file) as there:
+        (request,) = there.every_open()
+        moved = table.get(request.id)
+        assert (moved.state, moved.because) == (State.CANCELLED, "the hub was moved to another database")
+        assert moved.ended_at is not None
+        assert (moved.new, moved.decided_by) == (there.get(request.id).new, request.decided_by)
+        assert not table.use(request.id, 0)
+
+
 def test_used_tokens_that_cannot_be_read_are_named(data: DataDir, address: PostgresAddress) -> None:
     data.seen_file.write_bytes(b"x" * 512)
     assert f"cannot read {data.seen_file}: file is not a database: remove it" in refused(data, address)
@@ -495,7 +510,7 @@ def test_the_command_prints_the_hubs_configuration(data: DataDir, address: Postg
     done = invoke(data, address)
     assert done.exit_code == 0, done.output
     assert tomllib.loads(done.stdout) == {"database": {"url": address.url}}
-    assert re.search(r": 17 rows and 4 events in [\d.]+ s, \d+ events a second\nput this into", done.stderr)
+    assert re.search(r": 18 rows and 4 events in [\d.]+ s, \d+ events a second\nput this into", done.stderr)
     with closing(open_names(address)) as trail:
         note = json.loads(trail.query()[-1].body)["note"]
         events = b"".join(json_line(row).encode() + b"\n" for row in trail.query()[:4])

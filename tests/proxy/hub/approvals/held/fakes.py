@@ -181,7 +181,7 @@ POLICY = """
           verbs: [delete, create, patch, get]
           resources: ["*", "*/*"]
           namespaces: [dev]
-          maxDuration: 60s
+          obligations: {maxDuration: 60s}
           reason: look first
           ask: {approvers: [eve@example.com], wait: 45s, interactive: true}
 """

@@ -26,7 +26,9 @@ WEB = "/apis/apps/v1/namespaces/shop/deployments/web"
 SECRET = "/api/v1/namespaces/shop/secrets/pass"
 
 keys = st.text(max_size=4) | st.sampled_from(["name", "env", "data", "value", "spec", "metadata", "status"])
-atoms = st.none() | st.booleans() | st.integers(-3, 3) | st.floats(allow_nan=False, allow_infinity=False)
+atoms: st.SearchStrategy[Any] = (
+    st.none() | st.booleans() | st.integers(-3, 3) | st.floats(allow_nan=False, allow_infinity=False)
+)
 atoms |= st.text(max_size=5)
 values = st.recursive(
     atoms, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3)
@@ -226,6 +228,7 @@ def test_a_difference_that_is_too_large_cannot_be_approved() -> None:
     large = "x" * VIEW_BYTES_MAX
     for made in (tried({"spec": "y"}, {"spec": large}), tried(None, {"spec": large})):
         assert made.view.too_large
+        assert made.view.notes == ("what it changes is longer than 256 KiB: it cannot be approved",)
         assert (
             sum(len(change.after or "") for change in made.view.changes) + len(made.view.body)
             <= VIEW_BYTES_MAX
@@ -253,16 +256,19 @@ def pod(uid: str, **more: object) -> dict[str, Any]:
 
 
 def test_a_deletion_names_what_goes_with_the_object() -> None:
-    web = {"kind": "Deployment", "metadata": {"name": "web", "uid": "d", "finalizers": ["b", "a"]}}
-    sets = {"items": [pod("r", ownerReferences=[{"uid": "d"}]), pod("s", ownerReferences=[{"uid": "other"}])]}
-    pods = {"items": [pod(f"p{n}", ownerReferences=[{"uid": "r"}]) for n in range(6)] + [pod("q")]}
+    web: Any = {"kind": "Deployment", "metadata": {"name": "web", "uid": "d", "finalizers": ["b", "a"]}}
+    sets: Any = {
+        "items": [pod("r", ownerReferences=[{"uid": "d"}]), pod("s", ownerReferences=[{"uid": "other"}])]
+    }
+    pods: Any = {"items": [pod(f"p{n}", ownerReferences=[{"uid": "r"}]) for n in range(6)] + [pod("q")]}
     delete = findings(method="DELETE")
     made = delete.deleted(web, [("replicasets", sets), ("pods", pods)], "a note")
     assert made.view.summary == "deletes Deployment web, at least 6 pods"
     assert made.view.notes == ("a note", "it has finalizers, so it goes later: a, b")
     # What belongs to it is information.
     assert made.effect == delete.deleted(web, []).effect
-    for other in ({"uid": "e"}, {"finalizers": ["a"]}):
+    others: list[Any] = [{"uid": "e"}, {"finalizers": ["a"]}]
+    for other in others:
         assert made.effect != delete.deleted(web | {"metadata": web["metadata"] | other}, []).effect
 
 
@@ -283,11 +289,12 @@ def test_a_collection_that_is_too_large_cannot_be_approved() -> None:
     whole = many.deleted_many({"items": [pod(str(n)) for n in range(OBJECTS_MAX)]})
     assert not whole.view.too_large
     assert len(whole.effect) <= 64 * 1024
-    for listed in (
+    too_many: list[Any] = [
         {"items": [pod(str(n)) for n in range(OBJECTS_MAX + 1)]},
         {"items": [pod("a")], "metadata": {"continue": "x"}},
         {"items": [{}]},
-    ):
+    ]
+    for listed in too_many:
         assert many.deleted_many(listed).view.too_large
 
 
@@ -320,3 +327,8 @@ def test_a_text_that_is_no_effect_fits_nothing(text: str) -> None:
     assert not effect_fits(text, made)
     assert not effect_fits(made, text)
     assert not effect_fits(text, text)
+
+
+def test_notes_that_a_relay_words_are_safe_to_show() -> None:
+    made = findings().not_tried("not tried out: \u202ethe relay \x1b[2J says so")
+    assert made.view.notes == ("not tried out: \\u202ethe relay \\u001b[2J says so",)

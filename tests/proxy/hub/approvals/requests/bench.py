@@ -25,6 +25,23 @@ VIEW = View(
     ("not tried out",),
     "body",
 )
+NEW_REQUEST = NewRequest(
+    agent_id="",
+    cluster_id="",
+    plan="0" * 64,
+    effect="salt:0a1b",
+    what="delete deployments.apps shop/web",
+    reason="look at deletions",
+    policy="shop",
+    rule="risky",
+    bundle="3-0144c5c9",
+    approvers=("ann@example.com", "owner"),
+    valid_for_s=900,
+    interactive=False,
+    view=VIEW,
+    method="DELETE",
+    target="/apis/apps/v1/namespaces/shop/deployments/web",
+)
 TIMES = ("created_at", "changed_at", "expires_at", "decided_at", "valid_until", "ended_at")
 
 
@@ -43,23 +60,9 @@ def plan(number: int) -> str:
 
 
 def new_request(snapshot: Snapshot, number: int = 0, agent: str = "robot0", **changes: object) -> NewRequest:
-    new = NewRequest(
-        agent_id=snapshot.agents_by_name[agent].id,
-        cluster_id=snapshot.clusters_by_name["prod"].id,
-        plan=plan(number),
-        effect="salt:0a1b",
-        what="delete deployments.apps shop/web",
-        reason="look at deletions",
-        policy="shop",
-        rule="risky",
-        bundle="3-0144c5c9",
-        approvers=("ann@example.com", "owner"),
-        valid_for_s=900,
-        interactive=False,
-        view=VIEW,
-        method="DELETE",
-        target="/apis/apps/v1/namespaces/shop/deployments/web",
-    )
+    agent_id = snapshot.agents_by_name[agent].id
+    cluster_id = snapshot.clusters_by_name["prod"].id
+    new = attrs.evolve(NEW_REQUEST, agent_id=agent_id, cluster_id=cluster_id, plan=plan(number))
     return attrs.evolve(new, **changes)  # type: ignore[arg-type]  # of any fields
 
 
@@ -69,6 +72,14 @@ def opened(
 ) -> Iterator[RequestsTable]:
     with closing(RequestsTable(location, org="acme", boot=boot, clock=float, webhooks=webhooks)) as table:
         yield table
+
+
+def grant(location: Location, snapshot: Snapshot, agent: str = "robot0") -> str:
+    """Open a request and approve it; returns its id."""
+    with opened(location) as table:
+        request = table.open(new_request(snapshot, agent=agent), serves="")
+        table.decide(request.id, approve=True, by="ann@example.com", answer="", shown=request.new.shown)
+        return request.id
 
 
 def wait(location: Location, seconds: float) -> None:
