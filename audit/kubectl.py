@@ -33,15 +33,21 @@ _OF_MANY = frozenset({"list", "watch", "deletecollection"})
 
 def kubectl_words(event: Event) -> list[str]:
     """The command's words after `kubectl`; empty if no kubectl command sends such a request."""
-    req = event.req
-    if req is None or event.cluster is None or not req.verb:
+    if event.req is None or event.cluster is None:
+        return []
+    return words_of(event.req, event.stream)
+
+
+def words_of(req: Request, stream: Stream | None) -> list[str]:
+    """The same of a request to a cluster; `stream` has the command of an exec."""
+    if not req.verb:
         return []
     # The client chooses both: as options, such as `--server=…`, they would change the command's meaning.
     if req.resource.startswith("-") or req.name.startswith("-"):
         return []
     query = parse_qs(req.raw_target.partition("?")[2])
     if req.subresource in _STREAMS:
-        return _stream(req, event.stream, query)
+        return _stream(req, stream, query)
     command = _COMMANDS.get(req.verb)
     raw = req.subresource in _RAW or (bool(req.subresource) and command in {"create", "delete"})
     if command is None or not req.resource or raw:

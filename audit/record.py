@@ -272,7 +272,7 @@ class Impersonated(Record, frozen=True):
 
 class Decision(Record, frozen=True):
     effect: str
-    """`allow` or `deny`."""
+    """`allow`, `deny` or `ask`."""
     rule: str = ""
     policy: str = ""
     bundle: str = ""

@@ -76,18 +76,26 @@ def request_kind_of(info: RequestInfo) -> RequestKind:
     )
 
 
+def as_plain(info: RequestInfo) -> RequestInfo:
+    """Return the request that an upgrade is if the API server ignores the upgrade.
+
+    It has no query. An upgrade is no dry run: what is sent on the connection takes effect.
+    """
+    return attrs.evolve(info, upgrade=False, query=b"")
+
+
 def implied_create(info: RequestInfo) -> RequestInfo | None:
     """Return the request that an upgrade must also be allowed as; None if its own method is enough.
 
-    A non-resource path has no create; POST is the nearest to it.
+    A non-resource path has no create; POST is the nearest to it. It has no query: see `as_plain`.
     """
     if not info.upgrade or info.method == "POST" or info.subresource in _CREATES or _is_stream(info):
         return None
     if not info.is_resource:
-        return attrs.evolve(info, method="POST", verb="post", upgrade=False)
+        return attrs.evolve(info, method="POST", verb="post", upgrade=False, query=b"")
     # Under the legacy /proxy/ prefix, only the method shows what is done.
     verb = info.verb if info.verb == "proxy" else "create"
-    return attrs.evolve(info, method="POST", verb=verb, upgrade=False)
+    return attrs.evolve(info, method="POST", verb=verb, upgrade=False, query=b"")
 
 
 def _is_stream(info: RequestInfo) -> bool:

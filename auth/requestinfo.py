@@ -153,9 +153,9 @@ class RequestInfo:
         """Whether the query has exactly one `dryRun=All`, and kube-apiserver honours it.
 
         For a deletion it may not: if there is a body, kube-apiserver reads the options from that and ignores
-        the query.
+        the query. An upgrade takes effect by what is sent on its connection.
         """
-        if self.verb not in _DRY_VERBS or self.subresource in _NEVER_DRY:
+        if self.upgrade or self.verb not in _DRY_VERBS or self.subresource in _NEVER_DRY:
             return False
         # Most queries cannot contain the parameter and need no parsing.
         if b"dryRun" not in self.query and b"%" not in self.query:

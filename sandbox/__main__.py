@@ -18,6 +18,8 @@ from sandbox.apiserver import ApiServer
 from sandbox.audit import RELAY_NAMESPACE, AuditLog
 from sandbox.authn import AUTHENTICATED, MASTERS, Authenticator, User, service_account_user
 from sandbox.collector import Collector
+from sandbox.disruption import Budgets
+from sandbox.jobs import Jobs
 from sandbox.kinds import SERVICE_ACCOUNTS
 from sandbox.kubelet import Kubelet
 from sandbox.podstreams import PodStreams
@@ -75,6 +77,8 @@ async def run(directory: Path, host: str, port: int) -> None:
             nursery.start_soon(_stop_on_signal, nursery.cancel_scope)
             nursery.start_soon(Kubelet(store, registry, events).run)
             nursery.start_soon(Workloads(store, writer, events).run)
+            nursery.start_soon(Jobs(store, writer, events).run)
+            nursery.start_soon(Budgets(store).run)
             nursery.start_soon(Collector(store, writer).run)
             nursery.start_soon(bootstrap.Furnisher(store, writer, ca_pem).run)
             nursery.start_soon(serve_connections, listeners, context, api.handle)

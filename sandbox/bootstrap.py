@@ -11,9 +11,10 @@ from sandbox.discovery import SERVER_VERSION
 from sandbox.kinds import Kind
 from sandbox.kubelet import ADDRESS, NODE
 from sandbox.objects import Json, Object, now, text
+from sandbox.options import WriteOptions
 from sandbox.status import StatusError
 from sandbox.storage import Store
-from sandbox.writing import WriteOptions, Writer
+from sandbox.writing import Writer
 
 NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
 _READ = ["get", "list", "watch"]
@@ -36,13 +37,18 @@ _VIEWED: dict[str, list[str]] = {
         "replicasets",
         "replicasets/status",
     ],
+    kinds.BATCH: ["jobs", "jobs/status"],
     kinds.POLICY: ["poddisruptionbudgets"],
 }
 _EDITED: dict[str, list[str]] = {
     "": ["configmaps", "events", "pods", "secrets", "serviceaccounts", "services"],
     kinds.APPS: ["deployments", "deployments/scale", "replicasets", "replicasets/scale"],
+    kinds.BATCH: ["jobs"],
     kinds.POLICY: ["poddisruptionbudgets"],
 }
+
+
+_AVAILABLE: Object = {"type": "Available", "status": "True", "reason": "Passed"}
 
 
 def populate(store: Store, writer: Writer, ca_pem: bytes, address: str) -> None:
@@ -60,6 +66,15 @@ def populate(store: Store, writer: Writer, ca_pem: bytes, address: str) -> None:
     )
     port = int(address.rpartition(":")[2])
     writer.create(kinds.SERVICES, "default", _api_service(port))
+    for group in kinds.GROUPS:
+        writer.create(kinds.API_SERVICES, "", _registration(group))
+        writer.update(
+            kinds.API_SERVICES,
+            "",
+            f"v1.{group}",
+            lambda service: {**service, "status": {"conditions": [_AVAILABLE]}},
+            WriteOptions(subresource="status"),
+        )
     for kind, name, value in _roles():
         value["metadata"] = {"name": name, "labels": {"kubernetes.io/bootstrapping": "rbac-defaults"}}
         writer.create(kind, "", value)
@@ -161,6 +176,14 @@ def _api_service(port: int) -> Object:
             "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": port}],
         },
     }
+
+
+def _registration(group: str) -> Object:
+    """Return the APIService of a group; only an aggregated one names a service."""
+    spec: Object = {"group": group, "version": "v1", "groupPriorityMinimum": 1000, "versionPriority": 15}
+    if group in kinds.AGGREGATED:
+        spec["service"] = {"namespace": "kube-system", "name": group.partition(".")[0], "port": 443}
+    return {"metadata": {"name": f"v1.{group}"}, "spec": spec}
 
 
 def _rules(resources: dict[str, list[str]], verbs: list[str]) -> list[Json]:

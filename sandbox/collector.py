@@ -6,9 +6,10 @@ import trio
 
 from sandbox.kinds import KINDS, NAMESPACES, PODS, Kind
 from sandbox.objects import Object, child, items, strings, text
+from sandbox.options import Deletion
 from sandbox.status import StatusError
 from sandbox.storage import Change, Cursor, Item, Store
-from sandbox.writing import FOREGROUND, ORPHAN, Deletion, Writer
+from sandbox.writing import FOREGROUND, ORPHAN, Writer
 
 Key = tuple[Kind, str, str]
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 
 from sandbox.kinds import Kind
-from sandbox.objects import Json, Object, child, items, lookup, mapping, string_map, text
+from sandbox.objects import Json, Object, child, items, lookup, mapping, string_map, strings, text
 from sandbox.selectors import from_object, labels_match
 from sandbox.status import Fault, invalid, invalid_field, missing_field
 
@@ -117,6 +117,26 @@ def _replica_set(value: Object) -> None:
     _default(child(value, "status"), "replicas", 0)
 
 
+def _job(value: Object) -> None:
+    """Set the defaults of a job, and the labels by which it finds its pods."""
+    spec = child(value, "spec")
+    _default(spec, "parallelism", 1)
+    _default(spec, "completions", 1)
+    _default(spec, "backoffLimit", 6)
+    _default(spec, "completionMode", "NonIndexed")
+    _default(spec, "suspend", False)
+    _default(spec, "podReplacementPolicy", "TerminatingOrFailed")
+    _template(value)
+    child(value, "status")
+    if spec.get("manualSelector") is True or spec.get("selector"):
+        return
+    uid, name = text(value, "metadata", "uid"), text(value, "metadata", "name")
+    labels = child(spec, "template", "metadata", "labels")
+    for prefix in ("", "batch.kubernetes.io/"):
+        labels.update({f"{prefix}controller-uid": uid, f"{prefix}job-name": name})
+    spec["selector"] = {"matchLabels": {"batch.kubernetes.io/controller-uid": uid}}
+
+
 def _service(value: Object) -> None:
     spec = child(value, "spec")
     _default(spec, "type", "ClusterIP")
@@ -155,15 +175,42 @@ def _binding(value: Object) -> None:
     _default(child(value, "roleRef"), "apiGroup", "rbac.authorization.k8s.io")
 
 
+def _webhooks(value: Object) -> None:
+    for webhook in items(value, "webhooks"):
+        _default(webhook, "failurePolicy", "Fail")
+        _default(webhook, "matchPolicy", "Equivalent")
+        _default(webhook, "timeoutSeconds", 10)
+        _default(webhook, "namespaceSelector", {})
+        _default(webhook, "objectSelector", {})
+        for rule in items(webhook, "rules"):
+            _default(rule, "scope", "*")
+        if service := mapping(webhook, "clientConfig", "service"):
+            _default(service, "port", 443)
+
+
+def _widget(value: Object) -> None:
+    _default(child(value, "spec"), "size", "small")
+
+
+def _mutating_webhooks(value: Object) -> None:
+    _webhooks(value)
+    for webhook in items(value, "webhooks"):
+        _default(webhook, "reinvocationPolicy", "Never")
+
+
 _DEFAULTS: dict[str, Callable[[Object], None]] = {
     "Pod": _pod,
     "Deployment": _deployment,
     "ReplicaSet": _replica_set,
+    "Job": _job,
     "Service": _service,
     "Secret": _secret,
     "Namespace": _namespace,
     "RoleBinding": _binding,
     "ClusterRoleBinding": _binding,
+    "MutatingWebhookConfiguration": _mutating_webhooks,
+    "ValidatingWebhookConfiguration": _webhooks,
+    "Widget": _widget,
 }
 
 
@@ -182,7 +229,7 @@ def _name_faults(kind: Kind, value: Object) -> list[Fault]:
         return [
             Fault("FieldValueRequired", "metadata.name", "Required value: name or generateName is required")
         ]
-    if kind.group == "rbac.authorization.k8s.io":
+    if kind.group == "rbac.authorization.k8s.io" or kind.kind == "APIService":
         bad = "/" in name or "%" in name or name in (".", "..")
         return [invalid_field("metadata.name", name, "may not contain '/' or '%'")] if bad else []
     if kind.kind in ("Namespace", "Service"):
@@ -241,6 +288,14 @@ def _workload_faults(value: Object) -> list[Fault]:
     return faults
 
 
+def _job_faults(value: Object) -> list[Fault]:
+    faults = _pod_spec_faults(mapping(value, "spec", "template", "spec"), "spec.template.spec")
+    if text(value, "spec", "template", "spec", "restartPolicy") not in ("OnFailure", "Never"):
+        where = "spec.template.spec.restartPolicy"
+        faults.append(_required(where, 'valid values: "OnFailure", "Never"'))
+    return faults
+
+
 def _service_faults(value: Object) -> list[Fault]:
     spec = mapping(value, "spec")
     if not items(spec, "ports") and spec.get("type") != "ExternalName" and spec.get("clusterIP") != "None":
@@ -252,11 +307,47 @@ def _service_faults(value: Object) -> list[Fault]:
     ]
 
 
+def _webhook_faults(value: Object) -> list[Fault]:
+    faults = []
+    for index, webhook in enumerate(items(value, "webhooks")):
+        where, name, client = f"webhooks[{index}]", text(webhook, "name"), mapping(webhook, "clientConfig")
+        if name.count(".") < 2 or not _SUBDOMAIN.fullmatch(name):
+            why = "should be a domain with at least three segments separated by dots"
+            faults.append(invalid_field(f"{where}.name", name, why))
+        if ("url" in client) == ("service" in client):
+            faults.append(_required(f"{where}.clientConfig", "exactly one of url or service is required"))
+        if not webhook.get("sideEffects"):
+            faults.append(_required(f"{where}.sideEffects", "must specify one of None, NoneOnDryRun"))
+        if not strings(webhook, "admissionReviewVersions"):
+            faults.append(_required(f"{where}.admissionReviewVersions", "must specify one of v1, v1beta1"))
+    return faults
+
+
+def _budget_faults(value: Object) -> list[Fault]:
+    amounts = {key: lookup(value, "spec", key) for key in ("minAvailable", "maxUnavailable")}
+    if None not in amounts.values():
+        why = "minAvailable and maxUnavailable cannot be both set"
+        return [invalid_field("spec", str(mapping(value, "spec")), why)]
+    return [
+        invalid_field(f"spec.{key}", amount, "must be a valid percent string (e.g. 5% or 10%)")
+        for key, amount in amounts.items()
+        if isinstance(amount, str) and not re.fullmatch("[0-9]+%", amount)
+    ]
+
+
+def _required(field: str, why: str) -> Fault:
+    return Fault("FieldValueRequired", field, f"Required value: {why}")
+
+
 _CHECKS: dict[str, Callable[[Object], list[Fault]]] = {
     "Pod": _pod_faults,
     "Deployment": _workload_faults,
     "ReplicaSet": _workload_faults,
+    "Job": _job_faults,
     "Service": _service_faults,
+    "PodDisruptionBudget": _budget_faults,
+    "MutatingWebhookConfiguration": _webhook_faults,
+    "ValidatingWebhookConfiguration": _webhook_faults,
 }
 
 
@@ -275,6 +366,7 @@ def _immutable(kind: Kind, value: Object, previous: Object) -> list[Fault]:
     fixed = {
         "Deployment": ("spec", "selector"),
         "ReplicaSet": ("spec", "selector"),
+        "Job": ("spec", "template"),
         "RoleBinding": ("roleRef",),
         "ClusterRoleBinding": ("roleRef",),
     }.get(kind.kind)

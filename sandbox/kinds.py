@@ -38,6 +38,10 @@ class Kind:
     generation: bool = False
     field_labels: tuple[str, ...] = ()
     version: str = "v1"
+    # An aggregated API server may store what a dry run asks for.
+    honours_dry_run: bool = True
+    # What becomes of the dependents of an object that is deleted without a propagation policy.
+    propagation: str = "Background"
 
     @property
     def api_version(self) -> str:
@@ -80,6 +84,9 @@ RBAC = "rbac.authorization.k8s.io"
 AUTHENTICATION = "authentication.k8s.io"
 AUTHORIZATION = "authorization.k8s.io"
 POLICY = "policy"
+BATCH = "batch"
+REGISTRATION = "apiregistration.k8s.io"
+ADMISSION = "admissionregistration.k8s.io"
 
 PODS = Kind(
     "",
@@ -189,6 +196,17 @@ REPLICA_SETS = Kind(
     field_labels=("status.replicas",),
     subresources=(_SCALE, _status("ReplicaSet")),
 )
+JOBS = Kind(
+    BATCH,
+    "jobs",
+    "Job",
+    singular="job",
+    categories=("all",),
+    generation=True,
+    field_labels=("status.successful",),
+    propagation="Orphan",
+    subresources=(_status("Job"),),
+)
 DISRUPTION_BUDGETS = Kind(
     POLICY,
     "poddisruptionbudgets",
@@ -203,7 +221,37 @@ CLUSTER_ROLE_BINDINGS = Kind(
     RBAC, "clusterrolebindings", "ClusterRoleBinding", namespaced=False, singular="clusterrolebinding"
 )
 ROLES = Kind(RBAC, "roles", "Role", singular="role")
+MUTATING_WEBHOOKS = Kind(
+    ADMISSION,
+    "mutatingwebhookconfigurations",
+    "MutatingWebhookConfiguration",
+    namespaced=False,
+    singular="mutatingwebhookconfiguration",
+    categories=("api-extensions",),
+    generation=True,
+)
+VALIDATING_WEBHOOKS = Kind(
+    ADMISSION,
+    "validatingwebhookconfigurations",
+    "ValidatingWebhookConfiguration",
+    namespaced=False,
+    singular="validatingwebhookconfiguration",
+    categories=("api-extensions",),
+    generation=True,
+)
 ROLE_BINDINGS = Kind(RBAC, "rolebindings", "RoleBinding", singular="rolebinding")
+API_SERVICES = Kind(
+    REGISTRATION,
+    "apiservices",
+    "APIService",
+    namespaced=False,
+    singular="apiservice",
+    categories=("api-extensions",),
+    subresources=(_status("APIService"),),
+)
+# Two groups that an aggregated API server would serve. The first one ignores `dryRun` and stores the object.
+THINGS = Kind("aggregated.example.com", "things", "Thing", singular="thing", honours_dry_run=False)
+WIDGETS = Kind("stable.example.com", "widgets", "Widget", singular="widget", generation=True)
 
 
 def _review(group: str, kind: str, *, namespaced: bool = False) -> Kind:
@@ -222,6 +270,7 @@ KINDS: tuple[Kind, ...] = (
     SERVICES,
     DEPLOYMENTS,
     REPLICA_SETS,
+    JOBS,
     _review(AUTHENTICATION, "SelfSubjectReview"),
     _review(AUTHORIZATION, "LocalSubjectAccessReview", namespaced=True),
     _review(AUTHORIZATION, "SelfSubjectAccessReview"),
@@ -232,8 +281,14 @@ KINDS: tuple[Kind, ...] = (
     CLUSTER_ROLES,
     ROLE_BINDINGS,
     ROLES,
+    MUTATING_WEBHOOKS,
+    VALIDATING_WEBHOOKS,
+    API_SERVICES,
+    THINGS,
+    WIDGETS,
 )
 GROUPS: tuple[str, ...] = tuple(dict.fromkeys(kind.group for kind in KINDS))
+AGGREGATED: tuple[str, ...] = (THINGS.group, WIDGETS.group)
 _BY_NAME = {(kind.group, kind.version, kind.resource): kind for kind in KINDS}
 
 

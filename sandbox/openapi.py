@@ -24,11 +24,16 @@ _CACHED_S = 365 * 24 * 3600
 _PACKAGES = {
     "core": "io.k8s.api.core",
     "apps": "io.k8s.api.apps",
+    "batch": "io.k8s.api.batch",
     "rbac": "io.k8s.api.rbac",
     "policy": "io.k8s.api.policy",
     "authentication": "io.k8s.api.authentication",
     "authorization": "io.k8s.api.authorization",
     "autoscaling": "io.k8s.api.autoscaling",
+    "admissionregistration": "io.k8s.api.admissionregistration",
+    "apiregistration": "io.k8s.kube-aggregator.pkg.apis.apiregistration",
+    "aggregated": "com.example.aggregated",
+    "stable": "com.example.stable",
     "meta": "io.k8s.apimachinery.pkg.apis.meta",
 }
 _GROUP_NAMES = {
@@ -36,6 +41,10 @@ _GROUP_NAMES = {
     "rbac": "rbac.authorization.k8s.io",
     "authentication": "authentication.k8s.io",
     "authorization": "authorization.k8s.io",
+    "admissionregistration": "admissionregistration.k8s.io",
+    "apiregistration": "apiregistration.k8s.io",
+    "aggregated": "aggregated.example.com",
+    "stable": "stable.example.com",
 }
 _QUANTITY = "io.k8s.apimachinery.pkg.api.resource.Quantity"
 _INT_OR_STRING = "io.k8s.apimachinery.pkg.util.intstr.IntOrString"

@@ -7,9 +7,12 @@ from collections.abc import Awaitable, Callable
 import attrs
 
 from sandbox import codec, kinds, listing, patch, table
+from sandbox.admission import Attributes
 from sandbox.authn import User
+from sandbox.disruption import Budgets
 from sandbox.kinds import Kind
 from sandbox.objects import Json, Object, child, encode, integer, mapping, text
+from sandbox.options import Deletion, WriteOptions, eviction_of
 from sandbox.podstreams import PodStreams
 from sandbox.requestinfo import RequestInfo
 from sandbox.reviews import Reviews
@@ -25,7 +28,7 @@ from sandbox.status import (
     unsupported_media_type,
 )
 from sandbox.storage import Item, Store
-from sandbox.writing import Deletion, WriteOptions, Writer
+from sandbox.writing import Writer
 
 # For these kinds, a deletion returns the deleted object instead of a Status.
 _RETURNED = ("Pod", "Service", "ServiceAccount", "Namespace")
@@ -66,6 +69,7 @@ class Resources:
         self._writer = writer
         self._reviews = reviews
         self._streams = streams
+        self._budgets = Budgets(store)
         self._verbs: dict[str, Callable[[Call], Awaitable[Answer]]] = {
             "get": self._get,
             "list": self._list,
@@ -82,7 +86,7 @@ class Resources:
         kind = kinds.find(info.group, info.version, info.resource)
         if kind is None or info.rest:
             raise no_such_path()
-        call = Call(exchange, info, user, kind, _write_options(exchange.request, info))
+        call = Call(exchange, info, user, kind, WriteOptions.of_request(exchange.request, info, kind))
         if info.subresource:
             return await self._subresource(call)
         verb = self._verbs.get(info.verb)
@@ -144,14 +148,14 @@ class Resources:
         return self._writer.update(call.kind, call.namespace, call.info.name, change, call.write_options)
 
     async def _delete(self, call: Call) -> Answer:
-        deletion = await _deletion(call)
+        deletion = Deletion.of_request(call.request, await call.exchange.read_body(), call.kind)
         item, gone = self._writer.delete(call.kind, call.namespace, call.info.name, deletion)
         if not gone or call.kind.kind in _RETURNED:
             return _one(call, item)
         return Response(200, encode(_success(call.kind, item)))
 
     async def _delete_collection(self, call: Call) -> Answer:
-        deletion = await _deletion(call)
+        deletion = Deletion.of_request(call.request, await call.exchange.read_body(), call.kind)
         options = listing.Options.of_request(call.request, call.kind)
         found = self._store.collection(call.kind.group, call.kind.resource).items(call.namespace)
         chosen = [item for item in found if options.matches(item.value)]
@@ -207,8 +211,7 @@ class Resources:
             child(value, "metadata")["resourceVersion"] = text(scale, "metadata", "resourceVersion")
             return value
 
-        write_options = attrs.evolve(call.write_options, subresource="")
-        updated = self._writer.update(call.kind, call.namespace, call.info.name, change, write_options)
+        updated = self._updated(call, change)
         return Response(200, encode(_scale_of(updated.value)))
 
     async def _token(self, call: Call) -> Answer:
@@ -220,38 +223,34 @@ class Resources:
     async def _evict(self, call: Call) -> Answer:
         body = await call.exchange.read_body()
         decoded = codec.decode_object(call.request, body, "Eviction", "policy/v1", call.warnings)
-        deletion = Deletion.of_options(mapping(decoded, "deleteOptions"), dry_run=call.write_options.dry_run)
-        self._writer.delete(kinds.PODS, call.namespace, call.info.name, deletion)
-        return Response(
-            201, encode({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"})
+        if text(decoded, "metadata", "name") != call.info.name:
+            raise bad_request("name in URL does not match name in Eviction object")
+        deletion = eviction_of(decoded, call.write_options, call.kind)
+        admission = self._writer.admission
+        attributes = Attributes(
+            call.kind,
+            "CREATE",
+            call.namespace,
+            call.info.name,
+            decoded,
+            subresource="eviction",
+            dry_run=deletion.dry_run,
         )
-
-
-def _write_options(request: Request, info: RequestInfo) -> WriteOptions:
-    dry_run = request.option("dryRun")
-    if dry_run not in ("", "All"):
-        fault = invalid_field("dryRun", dry_run, 'supported values: "All"')
-        raise invalid("meta.k8s.io", "CreateOptions", "", [fault])
-    applying = info.verb == "patch" and request.header(b"content-type").startswith(patch.APPLY_PATCH)
-    return WriteOptions(
-        dry_run=dry_run == "All",
-        manager=request.option("fieldManager")
-        or request.header(b"user-agent").partition("/")[0]
-        or "unknown",
-        operation="Apply" if applying else "Update",
-        subresource=info.subresource,
-    )
-
-
-async def _deletion(call: Call) -> Deletion:
-    body = await call.exchange.read_body()
-    options = codec.decode_body(call.request, body) if body else {}
-    grace = call.request.option("gracePeriodSeconds")
-    if grace.isdecimal():
-        options.setdefault("gracePeriodSeconds", int(grace))
-    if policy := call.request.option("propagationPolicy"):
-        options.setdefault("propagationPolicy", policy)
-    return Deletion.of_options(options, dry_run=call.write_options.dry_run)
+        admission.mutate(attributes)
+        admission.validate(attributes)
+        pod = self._pod(call)
+        # Its preconditions are checked first, so that a refused eviction counts in no budget.
+        self._writer.delete(call.kind, call.namespace, call.info.name, attrs.evolve(deletion, dry_run=True))
+        self._budgets.evict(pod, dry_run=deletion.dry_run)
+        self._writer.delete(call.kind, call.namespace, call.info.name, deletion)
+        success: Object = {
+            "kind": "Status",
+            "apiVersion": "v1",
+            "metadata": {},
+            "status": "Success",
+            "code": 201,
+        }
+        return Response(201, encode(success))
 
 
 def _one(call: Call, item: Item, code: int = 200) -> Response:

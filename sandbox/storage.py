@@ -9,7 +9,7 @@ Stored objects are shared by all readers and never changed in place.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import attrs
@@ -198,6 +198,19 @@ class Cursor:
     async def wait(self) -> None:
         """Wait until the collection changes again; call it only after `take` returned nothing."""
         await self._collection.changed.wait()
+
+
+async def follow(store: Store, collections: Sequence[Collection], reconcile: Callable[[], None]) -> None:
+    """Call `reconcile` after changes of these collections, until cancelled."""
+    cursors = [collection.cursor(store.revision) for collection in collections]
+    while True:
+        changed = store.changed
+        # Each of them is read each time: one that falls too far behind is no longer served.
+        taken = [cursor.take() for cursor in cursors]
+        if any(taken):
+            reconcile()
+        else:
+            await changed.wait()
 
 
 def _sorted(items: dict[str, Item], namespace: str) -> list[Item]:

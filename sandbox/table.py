@@ -259,6 +259,40 @@ _NAME = Column("Name", _field("metadata", "name"), format="name")
 _AGE = Column("Age", _created)
 _CREATED = Column("Created At", _created_at, type="date")
 _TEMPLATE = ("spec", "template", "spec", "containers")
+
+
+def _job_status(value: Object) -> Json:
+    ended = next(iter(items(value, "status", "conditions")), {})
+    if ended:
+        return text(ended, "type")
+    return "Suspended" if lookup(value, "spec", "suspend") is True else "Running"
+
+
+def _completions(value: Object) -> Json:
+    wanted = integer(value, "spec", "completions", default=1)
+    return f"{integer(value, 'status', 'succeeded')}/{wanted}"
+
+
+def _job_duration(value: Object) -> Json:
+    start, end = text(value, "status", "startTime"), text(value, "status", "completionTime")
+    if not start or not end:
+        return age(start) if start else ""
+    moments = [datetime.fromisoformat(moment.replace("Z", "+00:00")) for moment in (start, end)]
+    return duration(int((moments[1] - moments[0]).total_seconds()))
+
+
+def _api_service(value: Object) -> Json:
+    service = mapping(value, "spec", "service")
+    return f"{text(service, 'namespace')}/{text(service, 'name')}" if service else "Local"
+
+
+def _available(value: Object) -> Json:
+    return any(
+        condition.get("type") == "Available" and condition.get("status") == "True"
+        for condition in items(value, "status", "conditions")
+    )
+
+
 _WORKLOAD = (
     Column("Containers", _containers("name", *_TEMPLATE), priority=1),
     Column("Images", _containers("image", *_TEMPLATE), priority=1),
@@ -340,6 +374,14 @@ _COLUMNS: dict[str, tuple[Column, ...]] = {
         _AGE,
         *_WORKLOAD,
     ),
+    "Job": (
+        _NAME,
+        Column("Status", _job_status),
+        Column("Completions", _completions),
+        Column("Duration", _job_duration),
+        _AGE,
+        *_WORKLOAD,
+    ),
     "PodDisruptionBudget": (
         _NAME,
         Column("Min Available", _budget("minAvailable")),
@@ -347,6 +389,9 @@ _COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("Allowed Disruptions", _count("status", "disruptionsAllowed"), "integer"),
         _AGE,
     ),
+    "MutatingWebhookConfiguration": (_NAME, Column("Webhooks", _size("webhooks"), "integer"), _AGE),
+    "ValidatingWebhookConfiguration": (_NAME, Column("Webhooks", _size("webhooks"), "integer"), _AGE),
+    "APIService": (_NAME, Column("Service", _api_service), Column("Available", _available), _AGE),
     "Role": (_NAME, _CREATED),
     "ClusterRole": (_NAME, _CREATED),
     "RoleBinding": (_NAME, Column("Role", _role), _AGE, *_BOUND),

@@ -10,10 +10,11 @@ import hashlib
 
 from sandbox.kinds import DEPLOYMENTS, PODS, REPLICA_SETS, Kind
 from sandbox.objects import Json, Object, child, clone, encode, integer, items, mapping, now, string_map, text
+from sandbox.ownership import is_ready, owner_uid, reference
 from sandbox.recorder import EventRecorder
 from sandbox.selectors import from_object, labels_match
 from sandbox.status import StatusError
-from sandbox.storage import Store
+from sandbox.storage import Store, follow
 from sandbox.writing import SUFFIX_ALPHABET, Writer
 
 REVISION = "deployment.kubernetes.io/revision"
@@ -36,15 +37,7 @@ class Workloads:
 
     async def run(self) -> None:
         """Work until cancelled."""
-        watched = (self._deployments, self._replica_sets, self._pods)
-        cursors = [collection.cursor(self._store.revision) for collection in watched]
-        while True:
-            changed = self._store.changed
-            changes = [change for cursor in cursors for change in cursor.take()]
-            if changes:
-                self.reconcile()
-            else:
-                await changed.wait()
+        await follow(self._store, (self._deployments, self._replica_sets, self._pods), self.reconcile)
 
     def reconcile(self) -> None:
         """Take one step for each object."""
@@ -69,7 +62,7 @@ class Workloads:
     def _owned_sets(self, deployment: Object) -> list[Object]:
         namespace = text(deployment, "metadata", "namespace")
         found = [item.value for item in self._replica_sets.items(namespace)]
-        return [each for each in found if _owner_uid(each) == text(deployment, "metadata", "uid")]
+        return [each for each in found if owner_uid(each) == text(deployment, "metadata", "uid")]
 
     def _matching(self, deployment: Object, owned: list[Object]) -> Object | None:
         wanted = _template_of(deployment)
@@ -103,7 +96,7 @@ class Workloads:
                 "name": f"{name}-{hashed}",
                 "labels": mapping(template, "metadata", "labels"),
                 "annotations": {**kept, REVISION: str(revision), DESIRED: str(replicas)},
-                "ownerReferences": [_reference(DEPLOYMENTS, deployment)],
+                "ownerReferences": [reference(DEPLOYMENTS, deployment)],
             },
             # The rollout scales it up as soon as the strategy permits.
             "spec": {"replicas": 0, "selector": selector, "template": template},
@@ -219,7 +212,7 @@ class Workloads:
             pod = item.value
             ended = text(pod, "status", "phase") in ("Succeeded", "Failed")
             leaving = bool(text(pod, "metadata", "deletionTimestamp")) or ended
-            if not leaving and _owner_uid(pod) == uid and labels_match(selector, pod):
+            if not leaving and owner_uid(pod) == uid and labels_match(selector, pod):
                 pods.append(pod)
         wanted = integer(replica_set, "spec", "replicas")
         for _ in range(wanted - len(pods)):
@@ -229,11 +222,11 @@ class Workloads:
             pods.append(made)
         if len(pods) > wanted:
             # The least ready pods are removed first, and among these the youngest.
-            pods.sort(key=lambda pod: (not _is_ready(pod), text(pod, "metadata", "creationTimestamp")))
+            pods.sort(key=lambda pod: (not is_ready(pod), text(pod, "metadata", "creationTimestamp")))
             for pod in pods[wanted:]:
                 self._remove_pod(replica_set, pod)
             pods = pods[:wanted]
-        ready = sum(_is_ready(pod) for pod in pods)
+        ready = sum(is_ready(pod) for pod in pods)
         status: Object = {"replicas": len(pods)}
         counts = {"fullyLabeledReplicas": len(pods), "readyReplicas": ready, "availableReplicas": ready}
         status.update({key: count for key, count in counts.items() if count})
@@ -248,7 +241,7 @@ class Workloads:
         template = clone(mapping(replica_set, "spec", "template"))
         metadata = child(template, "metadata")
         metadata["generateName"] = f"{text(replica_set, 'metadata', 'name')}-"
-        metadata["ownerReferences"] = [_reference(REPLICA_SETS, replica_set)]
+        metadata["ownerReferences"] = [reference(REPLICA_SETS, replica_set)]
         made = self._create(PODS, replica_set, template)
         if made is not None:
             self._report(replica_set, "SuccessfulCreate", f"Created pod: {text(made, 'metadata', 'name')}")
@@ -293,34 +286,9 @@ def _template_of(workload: Object) -> Object:
     return template
 
 
-def _owner_uid(value: Object) -> str:
-    for reference in items(value, "metadata", "ownerReferences"):
-        if reference.get("controller") is True:
-            return text(reference, "uid")
-    return ""
-
-
-def _reference(kind: Kind, owner: Object) -> Object:
-    return {
-        "apiVersion": kind.api_version,
-        "kind": kind.kind,
-        "name": text(owner, "metadata", "name"),
-        "uid": text(owner, "metadata", "uid"),
-        "controller": True,
-        "blockOwnerDeletion": True,
-    }
-
-
 def _revision(value: Object) -> int:
     revision = text(value, "metadata", "annotations", REVISION)
     return int(revision) if revision.isdecimal() else 0
-
-
-def _is_ready(pod: Object) -> bool:
-    return any(
-        condition.get("type") == "Ready" and condition.get("status") == "True"
-        for condition in items(pod, "status", "conditions")
-    )
 
 
 def _condition(value: Object, type_: str, holds: bool, reason: str, message: str) -> Json:

@@ -7,10 +7,10 @@ import uuid
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
-import attrs
-
 from sandbox import defaults
-from sandbox.kinds import APPS, NAMESPACES, PODS, SERVICES, Kind
+from sandbox.admission import Admission, Attributes
+from sandbox.allocation import allocate
+from sandbox.kinds import APPS, BATCH, NAMESPACES, PODS, SERVICES, Kind
 from sandbox.objects import (
     Json,
     Object,
@@ -18,13 +18,12 @@ from sandbox.objects import (
     clone,
     encode,
     integer,
-    items,
-    lookup,
     mapping,
     now,
     strings,
     text,
 )
+from sandbox.options import DEFAULT_DELETION, DEFAULT_OPTIONS, Deletion, WriteOptions
 from sandbox.status import (
     StatusError,
     already_exists,
@@ -44,55 +43,10 @@ SUFFIX_CHARS = 5
 NAME_CHARS_MAX = 63
 FOREGROUND = "foregroundDeletion"
 ORPHAN = "orphan"
-PROPAGATIONS = ("Orphan", "Background", "Foreground")
 # Maximum total size of an object's annotations.
 ANNOTATIONS_BYTES_MAX = 256 * 1024
 
 Change = Callable[[Object], Object]
-
-
-@attrs.frozen
-class WriteOptions:
-    """The options of a write, from its query."""
-
-    dry_run: bool = False
-    manager: str = "unknown"
-    operation: str = "Update"
-    subresource: str = ""
-
-
-@attrs.frozen
-class Deletion:
-    """The DeleteOptions of a request, parsed and checked."""
-
-    grace_s: int | None = None
-    propagation: str = ""
-    uid: str = ""
-    revision: str = ""
-    dry_run: bool = False
-
-    @classmethod
-    def of_options(cls, options: Object, *, dry_run: bool) -> Deletion:
-        """Read DeleteOptions; raises StatusError."""
-        propagation = text(options, "propagationPolicy")
-        if propagation and propagation not in PROPAGATIONS:
-            supported = ", ".join(f'"{each}"' for each in ("Background", "Foreground", "Orphan"))
-            fault = invalid_field("propagationPolicy", propagation, f"supported values: {supported}")
-            raise invalid("meta.k8s.io", "DeleteOptions", "", [fault])
-        if options.get("orphanDependents") is True:
-            propagation = "Orphan"
-        grace = lookup(options, "gracePeriodSeconds")
-        return cls(
-            grace_s=grace if isinstance(grace, int) else None,
-            propagation=propagation,
-            uid=text(options, "preconditions", "uid"),
-            revision=text(options, "preconditions", "resourceVersion"),
-            dry_run=dry_run or "All" in strings(options, "dryRun"),
-        )
-
-
-DEFAULT_OPTIONS = WriteOptions()
-DEFAULT_DELETION = Deletion()
 
 
 def suffix() -> str:
@@ -105,6 +59,7 @@ class Writer:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self.admission = Admission(store)
 
     def _collection(self, kind: Kind) -> Collection:
         return self._store.collection(kind.group, kind.resource)
@@ -142,12 +97,19 @@ class Writer:
         if kind.generation:
             metadata["generation"] = 1
         defaults.fill(kind, value)
+        name = text(metadata, "name")
+        attributes = Attributes(kind, "CREATE", namespace, name, value, dry_run=options.dry_run)
+        if options.requested:
+            self.admission.mutate(attributes)
+            defaults.fill(kind, value)
         _check_size(kind, value)
         defaults.check(kind, value, None)
-        name = text(metadata, "name")
         if self._collection(kind).get(namespace, name) is not None:
             raise already_exists(kind.group_resource, name)
-        self._allocate(kind, value)
+        if kind is SERVICES:
+            allocate(self._store, value, dry_run=options.dry_run)
+        if options.requested:
+            self.admission.validate(attributes)
         _note_manager(kind, value, options)
         return self._put(kind, value, options)
 
@@ -178,26 +140,6 @@ class Writer:
                 error.code, error.reason, error.message, {**(error.details or {}), "causes": [cause]}
             )
 
-    def _allocate(self, kind: Kind, value: Object) -> None:
-        """Assign a service's address, and its node ports if it has any."""
-        if kind is not SERVICES or text(value, "spec", "type") == "ExternalName":
-            return
-        spec = child(value, "spec")
-        others = [item.value for item in self._collection(SERVICES).items()]
-        if not text(spec, "clusterIP"):
-            taken = {text(other, "spec", "clusterIP") for other in others}
-            spec["clusterIP"] = next(
-                address
-                for address in (f"10.96.{high}.{low}" for high in range(256) for low in range(1, 255))
-                if address not in taken
-            )
-        spec.setdefault("clusterIPs", [spec["clusterIP"]])
-        if spec.get("type") in ("NodePort", "LoadBalancer"):
-            used = {integer(port, "nodePort") for other in others for port in items(other, "spec", "ports")}
-            free = (number for number in range(30000, 32768) if number not in used)
-            for port in items(spec, "ports"):
-                port.setdefault("nodePort", next(free))
-
     def update(
         self, kind: Kind, namespace: str, name: str, change: Change, options: WriteOptions = DEFAULT_OPTIONS
     ) -> Item:
@@ -227,10 +169,19 @@ class Writer:
                 f"Precondition failed: UID in precondition: {uid}, UID in object meta: {was}",
             )
         value = _with_fixed_parts(kind, value, present.value, options.subresource)
+        attributes = Attributes(
+            kind, "UPDATE", namespace, name, value, present.value, options.subresource, options.dry_run
+        )
+        if options.requested:
+            self.admission.mutate(attributes)
         if not options.subresource:
             defaults.fill(kind, value)
             _check_size(kind, value)
             defaults.check(kind, value, present.value)
+            if kind is SERVICES:
+                allocate(self._store, value, dry_run=options.dry_run)
+        if options.requested:
+            self.admission.validate(attributes)
         if kind.generation and value.get("spec") != present.value.get("spec"):
             child(value, "metadata")["generation"] = integer(present.value, "metadata", "generation") + 1
         if value == present.value:
@@ -242,7 +193,6 @@ class Writer:
 
     def _put(self, kind: Kind, value: Object, options: WriteOptions) -> Item:
         if options.dry_run:
-            child(value, "metadata").setdefault("resourceVersion", "")
             return Item(value, self._store.revision)
         return self._collection(kind).put(value)
 
@@ -261,6 +211,12 @@ class Writer:
         self._check_preconditions(kind, present, deletion)
         if kind is NAMESPACES and name in ("default", "kube-system", "kube-public"):
             raise forbidden(kind.group_resource, name, "this namespace may not be deleted")
+        if deletion.requested:
+            attributes = Attributes(
+                kind, "DELETE", namespace, name, None, present.value, dry_run=deletion.dry_run
+            )
+            self.admission.mutate(attributes)
+            self.admission.validate(attributes)
         value = clone(present.value)
         metadata = child(value, "metadata")
         finalizers = _deletion_finalizers(kind, strings(metadata, "finalizers"), deletion)
@@ -281,7 +237,7 @@ class Writer:
         if kind is NAMESPACES:
             child(value, "status")["phase"] = "Terminating"
         if value == present.value or deletion.dry_run:
-            return present, False
+            return Item(value, present.revision), False
         return self._collection(kind).put(value), False
 
     def _check_preconditions(self, kind: Kind, present: Item, deletion: Deletion) -> None:
@@ -314,7 +270,7 @@ def _deletion_finalizers(kind: Kind, present: Sequence[str], deletion: Deletion)
     finalizers = [each for each in present if each not in (FOREGROUND, ORPHAN)]
     if deletion.propagation == "Foreground":
         finalizers.append(FOREGROUND)
-    elif deletion.propagation == "Orphan" and kind.group == APPS:
+    elif (deletion.propagation or kind.propagation) == "Orphan" and kind.group in (APPS, BATCH):
         finalizers.append(ORPHAN)
     elif not deletion.propagation:
         return list(present)

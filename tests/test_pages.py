@@ -6,6 +6,7 @@ import ast
 import re
 from functools import cache
 from pathlib import Path
+from typing import get_args, get_origin
 
 import attrs
 import click
@@ -30,6 +31,7 @@ QUOTING = [
     ("docs/operations.md", "What an error means"),
     ("docs/operations.md", "The trail was replaced or lost"),
     ("docs/agents.md", "What a refusal means"),
+    ("docs/approvals.md", "What an agent sees"),
     ("docs/postgres.md", "What an error means"),
     ("docs/several-hubs.md", "What a message means"),
 ]
@@ -221,8 +223,10 @@ def keys(kind: type[attrs.AttrsInstance], prefix: str = "") -> list[str]:
     """The keys of a configuration, with the tables that they are in."""
     found = []
     for field in attrs.fields(attrs.resolve_types(kind)):
-        if isinstance(field.type, type) and attrs.has(field.type) and field.type is not Address:
-            found += keys(field.type, f"{prefix}{field.name}.")
+        # A list of tables is named as one of them.
+        each = get_args(field.type)[0] if get_origin(field.type) is tuple else field.type
+        if isinstance(each, type) and attrs.has(each) and each is not Address:
+            found += keys(each, f"{prefix}{field.name}.")
         else:
             found.append(f"{prefix}{field.name}")
     return found

@@ -1,6 +1,8 @@
 """The explanation that comes with a denial: the rule, what the agent may do instead, and whom to ask.
 
-It is computed only for a denial, so it may repeat work that the decision skipped: try the same request with
+A rule that asks has the same explanation, without alternatives: the next step is the approval.
+
+It is computed only for these two, so it may repeat work that the decision skipped: try the same request with
 other verbs, and find rules that would allow it in another namespace or under another name. With thousands of
 rules that takes milliseconds, and a denied agent often retries. The bundle therefore memoizes explanations.
 The key is all that an explanation depends on: the rules in scope, the kind of request, the rule that denied,
@@ -23,11 +25,9 @@ from auth.policy.match import (
     Decision,
     Scope,
     applicable,
-    mismatch_without_verb,
-    names_match,
-    verb_matches,
 )
-from auth.policy.rules import RESOURCE_VERBS, Rule
+from auth.policy.rules import RESOURCE_VERBS, Effect, Rule
+from auth.policy.subjects import mismatch_without_verb, names_match, verb_matches
 from auth.request_kind import RequestKind, implied_create, request_kind_of
 from auth.requestinfo import RequestInfo
 
@@ -43,11 +43,12 @@ _OF_COLLECTIONS = frozenset({"list", "watch", "deletecollection"})
 # request.
 MEMO_DENIALS_MAX = 2048
 MEMO_CHARACTERS_MAX = 1024
+_MAY = {Effect.ALLOW: "you may", Effect.ASK: "with an approval you may"}
 
 
 @attrs.frozen
 class Advice:
-    """A denial in words; each field is one line of text."""
+    """A denial in words, or why an approval is needed; each field is one line of text."""
 
     rule: str
     """`policy/rule`, or the rule's name alone if it belongs to no policy."""
@@ -56,11 +57,15 @@ class Advice:
     why: str
     instead: str
     ask: str
+    """The contact for questions."""
+    asks: bool = False
+    """Whether an approval is needed. Otherwise the request is denied."""
 
     @property
     def message(self) -> str:
         """All fields as one sentence for a person."""
-        parts = [f"{self.what} is denied by {self.rule}"]
+        verdict = f"needs an approval ({self.rule})" if self.asks else f"is denied by {self.rule}"
+        parts = [f"{self.what} {verdict}"]
         if self.why:
             parts[0] += f": {self.why}"
         if self.instead:
@@ -71,12 +76,12 @@ class Advice:
 
 
 def advise(bundle: Bundle, agent: Agent, cluster: Cluster, info: RequestInfo, decision: Decision) -> Advice:
-    """Explain a decision that denies."""
+    """Explain a decision that denies or asks."""
     scope, implied = bundle.scope_of(agent, cluster), implied_create(info)
     kind = request_kind_of(implied or info)
     name = info.name if scope.by_name else ""
     characters = len(kind.path) + len(kind.namespace) + len(name) + len(kind.resource) + len(kind.subresource)
-    key = (scope, kind, name, decision.policy, decision.rule, implied is not None)
+    key = (scope, kind, name, decision.policy, decision.rule, decision.effect, implied is not None)
     memo = bundle.explanations
     explanation = memo.pop(key, None) or _explain(*key)
     if characters + len(kind.group) <= MEMO_CHARACTERS_MAX:
@@ -94,13 +99,14 @@ def advise(bundle: Bundle, agent: Agent, cluster: Cluster, info: RequestInfo, de
         why=why,
         instead=instead,
         ask=ask or agent.owner,
+        asks=decision.ask is not None,
     )
 
 
 def _explain(
-    scope: Scope, kind: RequestKind, name: str, policy: str, rule: str, upgrade: bool
+    scope: Scope, kind: RequestKind, name: str, policy: str, rule: str, effect: Effect, upgrade: bool
 ) -> tuple[str, str, str]:
-    """Return why the rule denied, what is allowed instead, and whom to ask; each may be empty.
+    """Return why the rule denied or asked, what is allowed instead, and whom to ask; each may be empty.
 
     An `upgrade` needs permission for two things, and either may be the one that is denied.
     """
@@ -113,11 +119,9 @@ def _explain(
         if compiled is None
         else (compiled.rule.reason, compiled.rule.instead, compiled.policy.ask)
     )
-    return (
-        why,
-        instead or "; ".join(_alternatives(scope, kind, name, compiled, upgrade)),
-        ask or _contact(scope),
-    )
+    if not instead and effect is Effect.DENY:
+        instead = "; ".join(_alternatives(scope, kind, name, compiled, upgrade))
+    return why, instead, ask or _contact(scope)
 
 
 def _contact(scope: Scope) -> str:
@@ -173,29 +177,30 @@ def _alternatives(
         field = mismatch_without_verb(rule, kind)
         if not field:
             here.append(compiled)
-        if not rule.allows or len(elsewhere) == HINTS_MAX or not verb_matches(rule, kind):
+        if rule.effect is Effect.DENY or len(elsewhere) == HINTS_MAX or not verb_matches(rule, kind):
             continue
         if place := _place(rule, kind, name, field):
-            elsewhere[f"you may {kind.verb} {_resource(kind)} {place}"] = None
+            elsewhere[f"{_MAY[rule.effect]} {kind.verb} {_resource(kind)} {place}"] = None
     # Exec, attach and port-forward have one verb, regardless of the method.
     one_verb = kind.across or kind.subresource in {"exec", "attach", "portforward"}
-    verbs = [
-        verb
+    others = {
+        verb: _effect(here, _with_verb(kind, verb), name)
         for verb in RESOURCE_VERBS
         if not one_verb
         and (upgrade or verb != kind.verb)
         and not (kind.subresource and verb in _OF_COLLECTIONS)
-        and _permitted(here, _with_verb(kind, verb), name)
-    ]
-    if verbs:
-        yield f"you may {', '.join(verbs)} {_resource(kind)} there"
+    }
+    for effect, words in _MAY.items():
+        verbs = [verb for verb, found in others.items() if found is effect]
+        if verbs:
+            yield f"{words} {', '.join(verbs)} {_resource(kind)} there"
     # If the denial covers every namespace and name, no other place helps.
     if denying is None or denying.rule.namespaces is not None or denying.rule.names is not None:
         yield from elsewhere
 
 
 def _place(rule: Rule, kind: RequestKind, name: str, field: str) -> str:
-    """Name the place where a rule that allows the verb allows the request; empty if there is none.
+    """Name the place where a rule for the verb would match the request; empty if there is none.
 
     `field` is the field of the rule that does not match.
     """
@@ -221,12 +226,15 @@ def _with_verb(kind: RequestKind, verb: str) -> RequestKind:
     )
 
 
-def _permitted(here: Sequence[CompiledRule], kind: RequestKind, name: str) -> bool:
-    """Whether a kind is certainly not denied, and may be allowed. A condition may still deny it."""
+def _effect(here: Sequence[CompiledRule], kind: RequestKind, name: str) -> Effect:
+    """The effect of the rules on a kind that is certainly not denied. A condition may still deny it."""
+    found = Effect.DENY
     for compiled in applicable(here, kind):
-        if names_match(compiled.rule, name, kind):
-            if compiled.rule.allows:
-                return True
-            if compiled.condition is None:
-                return False
-    return False
+        rule = compiled.rule
+        if not names_match(rule, name, kind):
+            continue
+        if rule.allows or not rule.when:
+            return rule.effect
+        if rule.ask is not None:
+            found = Effect.ASK
+    return found

@@ -7,6 +7,7 @@ from typing import Final
 import attrs
 
 from auth.policy.patterns import Names
+from auth.requestinfo import RequestInfo
 
 # Balancers and proxies cut a silent request after 60 s.
 WAIT_S_MAX: Final = 55
@@ -15,10 +16,36 @@ VALID_FOR_S: Final = 15 * 60
 # A request lives this long at most, so an approval cannot be used later.
 VALID_FOR_S_MAX: Final = 60 * 60
 
+# One approval is enough, so a longer list is a group's.
+APPROVERS_MAX: Final = 64
+# As long as an agent's owner.
+PERSON_CHARACTERS_MAX: Final = 254
+
 # Approvers that are no person's name.
 OWNER: Final = "owner"
 NOT_OWNER: Final = "!owner"
 ANY_PERSON: Final = "any"
+
+# The API groups of Kubernetes 1.37 that kube-apiserver itself serves. It honours `dryRun` for their objects.
+# An aggregated API, such as metrics.k8s.io, may ignore it and write.
+TRUSTED_DRY_RUN_GROUPS: Final = frozenset(
+    {
+        *("", "admissionregistration.k8s.io", "apiextensions.k8s.io", "apiregistration.k8s.io", "apps"),
+        *("authentication.k8s.io", "authorization.k8s.io", "autoscaling", "batch", "certificates.k8s.io"),
+        *("coordination.k8s.io", "discovery.k8s.io", "events.k8s.io", "flowcontrol.apiserver.k8s.io"),
+        *("internal.apiserver.k8s.io", "lifecycle.k8s.io", "networking.k8s.io", "node.k8s.io", "policy"),
+        *("rbac.authorization.k8s.io", "resource.k8s.io", "scheduling.k8s.io", "storage.k8s.io"),
+        "storagemigration.k8s.io",
+    }
+)
+# In these groups, the subresources that are written as objects are. A later one may act on a dry run, as
+# `token` does.
+TRUSTED_DRY_RUN_SUBRESOURCES: Final = frozenset(
+    {
+        *("", "approval", "binding", "ephemeralcontainers", "eviction", "finalize", "resize", "scale"),
+        "status",
+    }
+)
 
 
 @attrs.frozen
@@ -50,3 +77,33 @@ class Ask:
             or (OWNER in self.approvers and person == owner)
             or (NOT_OWNER in self.approvers and person != owner)
         )
+
+    def trusts(self, info: RequestInfo) -> bool:
+        """Whether the request is a dry run that certainly writes nothing, so that no approval is needed."""
+        return info.dry_run and self.honours_dry_run(info)
+
+    def honours_dry_run(self, info: RequestInfo) -> bool:
+        """Whether the API that the request is for certainly honours `dryRun` for it."""
+        if info.group in TRUSTED_DRY_RUN_GROUPS:
+            return info.subresource in TRUSTED_DRY_RUN_SUBRESOURCES
+        return self.dry_run is not None and info.group in self.dry_run
+
+
+def wrong_approver(name: str) -> str:
+    """Return what is wrong with an approver; empty for a person, OWNER, NOT_OWNER and ANY_PERSON."""
+    expected = f"name a person, {OWNER}, {NOT_OWNER} or {ANY_PERSON}"
+    if name.startswith("group:"):
+        return f"is refused for now: {expected}"
+    if name in {OWNER, NOT_OWNER, ANY_PERSON}:
+        return ""
+    # A misspelt word would be the name of no existing person.
+    if not name or name.startswith("!") or name.lower() in {OWNER, ANY_PERSON, "*"}:
+        return f"is no approver: {expected}"
+    return ""
+
+
+def wrong_person(name: str) -> str:
+    """Return what is wrong with the name of a person who approves; empty if it is valid."""
+    if name in {OWNER, NOT_OWNER, ANY_PERSON}:
+        return "is a word of policies, and no person's name"
+    return wrong_approver(name)

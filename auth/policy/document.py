@@ -6,13 +6,31 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
+from auth.policy.ask import (
+    APPROVERS_MAX,
+    NOT_OWNER,
+    OWNER,
+    PERSON_CHARACTERS_MAX,
+    VALID_FOR_S,
+    VALID_FOR_S_MAX,
+    WAIT_S,
+    WAIT_S_MAX,
+    Ask,
+    wrong_approver,
+)
 from auth.policy.checker import Checker
 from auth.policy.patterns import Resources, Urls
-from auth.policy.rules import METHOD_VERBS, VERBS, ClusterSelector, LabelTerm, Policy, Rule
+from auth.policy.rules import METHOD_VERBS, VERBS, ClusterSelector, Effect, LabelTerm, Policy, Rule
 from auth.policy.text import Item, PolicyError, Source, read, shown
 
 API_VERSION = "hawse.dev/v1"
 POLICY_KIND = "Policy"
+
+RULE_FIELDS = (
+    *("id", "effect", "enabled", "verbs", "apiGroups", "resources", "resourceNames", "namespaces"),
+    *("acrossNamespaces", "nonResourceURLs", "when", "obligations", "reason", "instead", "ask"),
+)
+ASK_FIELDS = ("approvers", "wait", "validFor", "interactive", "dryRun", "show")
 
 RULES_PER_POLICY_MAX = 1000
 # kubectl shows at most 1,000 bytes of a Status, which must hold these texts and the rest of the message.
@@ -35,6 +53,7 @@ _SLUG_PATTERN = re.compile(r"[a-z0-9*-]+")
 _GROUP_PATTERN = re.compile(r"!?[a-z0-9*.-]*")
 _RESOURCE_PATTERN = re.compile(r"!?(?:\*|[a-z0-9.-]+)(?:/(?:\*|[a-z0-9.-]+))?")
 _URL_PATTERN = re.compile(r"\*|/[A-Za-z0-9._~!$&'()+,=:@/-]*\*?")
+_NAMED_GROUP_PATTERN = re.compile(r"[a-z0-9*.-]*[a-z0-9][a-z0-9*.-]*")
 _DURATION = re.compile(r"(?:([0-9]{1,4})h)?(?:([0-9]{1,5})m)?(?:([0-9]{1,6})s)?")
 
 
@@ -165,17 +184,14 @@ class _Reader:
 
     def _rule(self, item: Item) -> Rule:
         check = self._check
-        known = (
-            *("id", "effect", "enabled", "verbs", "apiGroups", "resources", "resourceNames", "namespaces"),
-            *("acrossNamespaces", "nonResourceURLs", "when", "obligations", "reason", "instead"),
-        )
-        fields = check.mapping(item, known, required=("id", "effect", "verbs"))
-        effect = check.choice(fields.get("effect"), ("allow", "deny"))
+        fields = check.mapping(item, RULE_FIELDS, required=("id", "effect", "verbs"))
+        text = check.choice(fields.get("effect"), ("allow", "deny", "ask"))
+        effect = Effect(text) if text else Effect.DENY
         name = "a name, in which * stands for any characters and a leading ! excludes"
         resource = (
             "a resource such as pods, pods/log, pods/*, */scale, * or */*, or one excluded by a leading !"
         )
-        denies = effect == "deny"
+        denies = effect is not Effect.ALLOW
         resources = check.patterns(fields.get("resources"), _RESOURCE_PATTERN, resource)
         across = check.patterns(fields.get("acrossNamespaces"), _RESOURCE_PATTERN, resource)
         urls = check.patterns(
@@ -183,7 +199,7 @@ class _Reader:
         )
         rule = Rule(
             id=check.name(fields.get("id"), "rule id"),
-            allows=effect == "allow",
+            effect=effect,
             verbs=self._verbs(fields.get("verbs")),
             groups=check.names(
                 fields.get("apiGroups"), _GROUP_PATTERN, 'an API group such as apps, or "" for the core'
@@ -194,11 +210,12 @@ class _Reader:
             across=None if across is None else Resources(across, denies),
             urls=None if urls is None else Urls(urls),
             when=self._when(fields.get("when")),
-            max_duration_s=self._obligations(fields.get("obligations"), allows=effect == "allow"),
+            max_duration_s=self._obligations(fields.get("obligations"), denies=effect is Effect.DENY),
             enabled=check.flag(fields.get("enabled"), default=True),
             reason=check.text(fields.get("reason"), ADVICE_CHARACTERS_MAX),
             instead=check.text(fields.get("instead"), ADVICE_CHARACTERS_MAX),
             line=item.line,
+            ask=self._ask(fields["ask"]) if "ask" in fields else None,
         )
         self._check_rule(item, fields, rule)
         return rule
@@ -213,7 +230,11 @@ class _Reader:
                 if key in fields:
                     fault(fields[key], "does not apply to nonResourceURLs: the rule must name resources, too")
         if rule.across is not None and (rule.allows or rule.namespaces is None):
-            fault(fields["acrossNamespaces"], "belongs to a rule that denies by namespaces")
+            fault(fields["acrossNamespaces"], "belongs to a rule that denies or asks by namespaces")
+        if rule.effect is Effect.ASK and "ask" not in fields:
+            fault(item, "the field ask is missing: a rule that asks names who may approve")
+        if rule.effect is not Effect.ASK and "ask" in fields:
+            fault(fields["ask"], "belongs to a rule with the effect ask")
         methods = rule.verbs & set(METHOD_VERBS)
         if methods and not rule.about_urls:
             fault(
@@ -222,7 +243,8 @@ class _Reader:
             )
         if rule.allows and (rule.reason or rule.instead):
             key = "reason" if rule.reason else "instead"
-            fault(fields[key], "belongs to a rule that denies: an allowed request needs no explanation")
+            message = "belongs to a rule that denies or asks: an allowed request needs no explanation"
+            fault(fields[key], message)
 
     def _verbs(self, item: Item | None) -> frozenset[str]:
         if item is None:
@@ -253,24 +275,61 @@ class _Reader:
             self._check.fault(item, wrong)
         return item.value
 
-    def _obligations(self, item: Item | None, *, allows: bool) -> float | None:
+    def _obligations(self, item: Item | None, *, denies: bool) -> float | None:
         if item is None:
             return None
         fields = self._check.mapping(item, ("maxDuration",), required=("maxDuration",))
-        if not allows:
-            self._check.fault(item, "belongs to a rule that allows: a denied request has no duration")
-        duration = fields.get("maxDuration")
-        if duration is None:
-            return None
-        match = _DURATION.fullmatch(duration.value) if isinstance(duration.value, str) else None
-        hours, minutes, seconds = (
-            (int(part or 0) for part in match.groups()) if match is not None else (0, 0, 0)
+        if denies:
+            self._check.fault(item, "belongs to a rule that allows or asks: a denied request has no duration")
+        duration_s = self._duration_s(
+            fields.get("maxDuration"), 1, DURATION_S_MAX, "1s to 24h, such as 90s or 1h30m"
         )
-        length_s = hours * 3600 + minutes * 60 + seconds
-        if not 1 <= length_s <= DURATION_S_MAX:
-            self._check.fault(
-                duration,
-                f"{shown(duration.value)} is not a duration of 1s to 24h, such as 90s or 1h30m",
-            )
+        return None if duration_s is None else float(duration_s)
+
+    def _duration_s(self, item: Item | None, least_s: int, most_s: int, what: str) -> int | None:
+        """A duration in the form of Go; None if there is none, or a fault."""
+        if item is None:
             return None
-        return float(length_s)
+        match = _DURATION.fullmatch(item.value) if isinstance(item.value, str) and item.value else None
+        if match is not None:
+            hours, minutes, seconds = (int(part or 0) for part in match.groups())
+            length_s = hours * 3600 + minutes * 60 + seconds
+            if least_s <= length_s <= most_s:
+                return length_s
+        self._check.fault(item, f"{shown(item.value)} is not a duration of {what}")
+        return None
+
+    def _ask(self, item: Item) -> Ask:
+        check = self._check
+        fields = check.mapping(item, ASK_FIELDS, required=("approvers",))
+        wait_s = self._duration_s(fields.get("wait"), 0, WAIT_S_MAX, f"0s to {WAIT_S_MAX}s")
+        valid_for_s = self._duration_s(
+            fields.get("validFor"), 1, VALID_FOR_S_MAX, "1s to 1h, the life of a request"
+        )
+        return Ask(
+            approvers=self._approvers(fields.get("approvers")),
+            wait_s=WAIT_S if wait_s is None else wait_s,
+            valid_for_s=VALID_FOR_S if valid_for_s is None else valid_for_s,
+            interactive=check.flag(fields.get("interactive"), default=False),
+            dry_run=check.names(
+                fields.get("dryRun"),
+                _NAMED_GROUP_PATTERN,
+                "an API group that honours dryRun, such as *.example.com",
+            ),
+            show_env=check.choice(fields.get("show"), ["env"]) == "env",
+        )
+
+    def _approvers(self, item: Item | None) -> tuple[str, ...]:
+        check, approvers = self._check, []
+        for entry in check.items(item, APPROVERS_MAX) if item is not None else []:
+            person = check.text(entry, PERSON_CHARACTERS_MAX)
+            wrong = wrong_approver(person)
+            if wrong:
+                check.fault(entry, f"{shown(person)} {wrong}")
+            elif person in approvers:
+                check.fault(entry, f"{shown(person)} is listed twice")
+            else:
+                approvers.append(person)
+        if item is not None and OWNER in approvers and NOT_OWNER in approvers:
+            check.fault(item, f"{OWNER} and {NOT_OWNER} contradict each other")
+        return tuple(approvers)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from auth.policy.rules import ANY, READ, RESOURCE_VERBS, WRITE, Rule
+from auth.policy.rules import ANY, READ, RESOURCE_VERBS, WRITE, Effect, Rule
 
 READS = frozenset({"get", "list", "watch"})
 WRITES = frozenset(RESOURCE_VERBS) - READS
@@ -16,7 +16,10 @@ ALL, ONLY_READ, SOME, NOTHING = "all", "read", "some", "nothing"
 
 
 def extent(rules: Iterable[Rule]) -> str:
-    """Return ALL, ONLY_READ (all reads or some, and no write), SOME or NOTHING, for rules of one scope."""
+    """Return ALL, ONLY_READ (all reads or some, and no write), SOME or NOTHING, for rules of one scope.
+
+    What needs an approval is part of SOME.
+    """
     about = [rule for rule in rules if rule.about_resources]
     reads, writes = (_part(about, kind, verbs) for kind, verbs in ((READ, READS), (WRITE, WRITES)))
     match reads, writes:
@@ -36,9 +39,11 @@ def _part(rules: list[Rule], kind: str, verbs: frozenset[str]) -> str:
     whole = [
         rule for rule in about if _unrestricted(rule) and (rule.verbs & {ANY, kind} or verbs <= rule.verbs)
     ]
-    if any(not rule.allows for rule in whole) or not any(rule.allows for rule in about):
+    denies = any(rule.effect is Effect.DENY for rule in whole)
+    if denies or all(rule.effect is Effect.DENY for rule in about):
         return "nothing"
-    return "all" if any(rule.allows for rule in whole) else "some"
+    asks = any(rule.effect is Effect.ASK for rule in whole)
+    return "all" if not asks and any(rule.allows for rule in whole) else "some"
 
 
 def _unrestricted(rule: Rule) -> bool:

@@ -1,10 +1,10 @@
 """Policy decisions: may this agent make this request to this cluster. Policies are compiled once, into a
 bundle.
 
-Any matching rule that denies wins. Otherwise the first matching rule that allows decides. Without a match the
-request is denied. Rules are ordered by their policy's name, then by their position in it. A condition that
-fails to evaluate denies the request, even in an allowing rule: a rule that cannot be evaluated decides
-nothing.
+Any matching rule that denies wins. Otherwise the first matching rule that asks decides, else the first that
+allows. Without a match the request is denied. Rules are ordered by their policy's name, then by their
+position in it. A condition that fails to evaluate denies the request, even in a rule that asks or allows: a
+rule that cannot be evaluated decides nothing.
 
 The rules' tests of verb, group, resource and namespace give the same result for every request of one kind,
 and agents send few kinds. So a bundle memoizes, per kind, the few rules that may still apply. The list ends
@@ -24,10 +24,12 @@ from typing import Protocol
 
 import attrs
 
+from auth.policy.ask import Ask
 from auth.policy.document import policy_of
-from auth.policy.rules import ANY, READ, WRITE, Policy, Rule
+from auth.policy.rules import Effect, Policy, Rule
+from auth.policy.subjects import mismatch, names_match
 from auth.policy.text import Fault, PolicyError, Source, read
-from auth.request_kind import RequestKind, implied_create, is_discovery, request_kind_of
+from auth.request_kind import RequestKind, as_plain, implied_create, is_discovery, request_kind_of
 from auth.requestinfo import RequestInfo
 
 POLICIES_MAX = 256
@@ -111,6 +113,14 @@ class Decision:
     max_duration_s: float | None = None
     failure: str = ""
     """Why the rule's condition could not be evaluated."""
+    ask: Ask | None = None
+    """Set exactly if a person is asked. The request is then not allowed."""
+
+    @property
+    def effect(self) -> Effect:
+        if self.allowed:
+            return Effect.ALLOW
+        return Effect.DENY if self.ask is None else Effect.ASK
 
 
 # No client works without discovery, and it reveals only which API resources exist.
@@ -134,6 +144,9 @@ class CompiledRule:
         return self.rule.names is None and self.condition is None
 
 
+_PRECEDENCE = {effect: number for number, effect in enumerate(Effect)}
+
+
 @attrs.define(eq=False)
 class Scope:
     """The enabled rules that bind an agent on a cluster.
@@ -142,7 +155,7 @@ class Scope:
     """
 
     rules: tuple[CompiledRule, ...]
-    """In order of evaluation."""
+    """In order of evaluation: by effect, then by the policies' names, then by position."""
     any_resource: tuple[CompiledRule, ...]
     by_resource: Mapping[str, tuple[CompiledRule, ...]]
     urls: tuple[CompiledRule, ...]
@@ -150,7 +163,8 @@ class Scope:
     """Whether an object's name can affect the decision."""
 
     @classmethod
-    def of(cls, rules: tuple[CompiledRule, ...]) -> Scope:
+    def of(cls, rules: Iterable[CompiledRule]) -> Scope:
+        rules = tuple(sorted(rules, key=lambda compiled: _PRECEDENCE[compiled.rule.effect]))
         about = [(compiled, _named(compiled.rule)) for compiled in rules if compiled.rule.about_resources]
         every = {name for _, named in about if named is not None for name in named}
         return cls(
@@ -175,7 +189,7 @@ def _named(rule: Rule) -> frozenset[str] | None:
 
 @attrs.define(eq=False)
 class _KindRules:
-    """The rules that may still apply to requests of one kind: denials first, then those that allow."""
+    """The rules that may still apply to requests of one kind, in order of evaluation."""
 
     kind: RequestKind
     rules: tuple[CompiledRule, ...]
@@ -203,7 +217,9 @@ class Bundle:
         self._scopes: dict[tuple[str, ...], Scope] = {}
         self._pairs: dict[tuple[str, str], tuple[Agent, Cluster, Scope]] = {}
         self._rules_by_kind: dict[tuple[Scope, tuple[str, ...]], _KindRules] = {}
-        self.explanations: dict[tuple[Scope, RequestKind, str, str, str, bool], tuple[str, str, str]] = {}
+        self.explanations: dict[
+            tuple[Scope, RequestKind, str, str, str, Effect, bool], tuple[str, str, str]
+        ] = {}
         """The memo of `auth.policy.advice`, which bounds it. It is part of the bundle and ends with it."""
 
     def decide(self, agent: Agent, cluster: Cluster, info: RequestInfo, now: float) -> Decision:
@@ -239,17 +255,34 @@ class Bundle:
         return candidates.otherwise
 
     def _decide_upgrade(self, agent: Agent, cluster: Cluster, info: RequestInfo, now: float) -> Decision:
-        decision = self.decide(agent, cluster, attrs.evolve(info, upgrade=False), now)
+        decision = self.decide(agent, cluster, as_plain(info), now)
         implied = implied_create(info)
-        if implied is None or not decision.allowed:
+        if implied is None or decision.effect is Effect.DENY:
             return decision
         create_decision = self.decide(agent, cluster, implied, now)
+        if decision.effect is not create_decision.effect:
+            return min(decision, create_decision, key=lambda each: _PRECEDENCE[each.effect])
+        if decision.ask is not None:
+            rules = self.scope_of(agent, cluster).rules
+            return next(each.decision for each in rules if each.decision in (decision, create_decision))
         # Both are allowed: the one with the shorter maximum duration decides.
-        return (
-            decision
-            if create_decision.allowed and _longest_s(decision) < _longest_s(create_decision)
-            else create_decision
-        )
+        return decision if _longest_s(decision) < _longest_s(create_decision) else create_decision
+
+    def asking(self, agent: Agent, cluster: Cluster, info: RequestInfo, now: float) -> list[Decision]:
+        """Return the decisions of all rules that ask about a request, in order of evaluation.
+
+        The first is the decision, unless a rule denies. Rules whose condition fails are left out.
+        """
+        scope = self.scope_of(agent, cluster)
+        halves = (as_plain(info), implied_create(info)) if info.upgrade else (info,)
+        found = {
+            compiled.decision
+            for half in halves
+            if half is not None
+            for compiled in _rules_for(scope, half).rules
+            if compiled.rule.ask is not None and _applies(compiled, half, agent, cluster, now)
+        }
+        return [compiled.decision for compiled in scope.rules if compiled.decision in found]
 
     def scope_of(self, agent: Agent, cluster: Cluster) -> Scope:
         """The rules that bind an agent on a cluster."""
@@ -267,7 +300,7 @@ class Bundle:
         bound = tuple(policy.name for policy in self.policies if binds(policy, agent, cluster))
         scope = self._scopes.get(bound)
         if scope is None:
-            scope = Scope.of(tuple(compiled for name in bound for compiled in self._rules[name]))
+            scope = Scope.of(compiled for name in bound for compiled in self._rules[name])
             self._scopes[bound] = scope
         self._pairs[agent.name, cluster.name] = (agent, cluster, scope)
         return scope
@@ -315,70 +348,38 @@ def binds(policy: Policy, agent: Agent, cluster: Cluster) -> bool:
     )
 
 
-def mismatch(rule: Rule, kind: RequestKind) -> str:
-    """The first field of a rule that does not match a kind of request; empty if all match."""
-    return mismatch_without_verb(rule, kind) if verb_matches(rule, kind) else "verbs"
-
-
-def verb_matches(rule: Rule, kind: RequestKind) -> bool:
-    """Whether a rule's verbs include the request's."""
-    return kind.verb in rule.verbs or ANY in rule.verbs or _CLASS[kind.reads] in rule.verbs
-
-
-def mismatch_without_verb(rule: Rule, kind: RequestKind) -> str:
-    """Like `mismatch`, without the verb."""
-    if kind.path:
-        if not rule.about_urls or (rule.urls is not None and kind.path not in rule.urls):
-            return "nonResourceURLs"
-        return ""
-    if not rule.about_resources:
-        return "nonResourceURLs"
-    if rule.groups is not None and kind.group not in rule.groups:
-        return "apiGroups"
-    pair = (kind.resource, kind.subresource)
-    if rule.resources is not None and pair not in rule.resources:
-        return "resources"
-    if rule.namespaces is not None and not (kind.namespace and kind.namespace in rule.namespaces):
-        # A list over all namespaces also shows the denied one.
-        shows = not rule.allows and kind.across and (rule.across is None or pair in rule.across)
-        return "" if shows else "namespaces"
-    return ""
-
-
-def names_match(rule: Rule, name: str, kind: RequestKind) -> bool:
-    """Whether a rule's names match. A denial of one name also matches a list, which shows that object."""
-    names = rule.names
-    if names is None:
-        return True
-    if not name:
-        return not rule.allows and kind.collective
-    if kind.subresource != "proxy" or ":" not in name:
-        return name in names
-    # The proxy connects to the bare name, so that must match too: a star may have matched scheme or port.
-    bare = _without_scheme_and_port(name)
-    if not rule.allows:
-        return name in names or bare in names
-    return name in names and (bare in names or names.includes_with_colon(name)) and not names.excludes(bare)
-
-
-def _without_scheme_and_port(name: str) -> str:
-    """The name in `db:5432` and in `https:db:5432`, split as kube-apiserver splits it for a proxy."""
-    parts = name.split(":")
-    return parts[0] if len(parts) == 2 else parts[1]
-
-
-_CLASS = {True: READ, False: WRITE}
+def _applies(compiled: CompiledRule, info: RequestInfo, agent: Agent, cluster: Cluster, now: float) -> bool:
+    """Whether a rule of those for the request's kind applies to the request itself."""
+    kind, condition = request_kind_of(info), compiled.condition
+    if not names_match(compiled.rule, info.name, kind):
+        return False
+    try:
+        return condition is None or condition(Facts(kind, info, agent, cluster, now))
+    except ConditionError:
+        return False
 
 
 def _longest_s(decision: Decision) -> float:
     return math.inf if decision.max_duration_s is None else decision.max_duration_s
 
 
+@attrs.frozen(eq=False)
+class _AskCondition:
+    """The condition of a rule that asks. It does not hold for a trusted dry run: the other rules decide."""
+
+    ask: Ask
+    when: Condition | None
+
+    def __call__(self, facts: Facts) -> bool:
+        return not self.ask.trusts(facts.info) and (self.when is None or self.when(facts))
+
+
 def _compiled(policy: Policy, rule: Rule, conditions: Conditions) -> CompiledRule:
     condition = conditions.compile(rule.when) if rule.when else None
-    return CompiledRule(
-        policy, rule, condition, Decision(rule.allows, rule.id, policy.name, rule.max_duration_s)
-    )
+    if rule.ask is not None:
+        condition = _AskCondition(rule.ask, condition)
+    decision = Decision(rule.allows, rule.id, policy.name, rule.max_duration_s, ask=rule.ask)
+    return CompiledRule(policy, rule, condition, decision)
 
 
 def _rules_for(scope: Scope, info: RequestInfo) -> _KindRules:
@@ -388,24 +389,17 @@ def _rules_for(scope: Scope, info: RequestInfo) -> _KindRules:
     return _KindRules(kind, applicable(scope.about(kind), kind), NO_RULE)
 
 
-def applicable(about: Sequence[CompiledRule], kind: RequestKind) -> tuple[CompiledRule, ...]:
-    """The rules that may apply to a kind of request, in order of evaluation.
+def applicable(about: Iterable[CompiledRule], kind: RequestKind) -> tuple[CompiledRule, ...]:
+    """The rules that may apply to a kind of request; `about` has the order of evaluation.
 
     If a rule is certain to apply, it is the last one: rules behind it are never reached.
     """
     rules: list[CompiledRule] = []
-    for allows in (False, True):
-        for compiled in about:
-            # The effect of a method without a Kubernetes verb is unknown, so no rule allows it.
-            if (
-                compiled.rule.allows is not allows
-                or (allows and not kind.verb)
-                or mismatch(compiled.rule, kind)
-            ):
-                continue
-            rules.append(compiled)
-            if compiled.unconditional:
-                break
-        if rules and rules[-1].unconditional:
+    for compiled in about:
+        # The effect of a method without a Kubernetes verb is unknown, so no rule allows it, and none asks.
+        if (not kind.verb and compiled.rule.effect is not Effect.DENY) or mismatch(compiled.rule, kind):
+            continue
+        rules.append(compiled)
+        if compiled.unconditional:
             break
     return tuple(rules)

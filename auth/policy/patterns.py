@@ -72,6 +72,12 @@ class Names:
         """Whether a pattern excludes the name."""
         return name in self._not_exact or any(glob.matches(name) for glob in self._not_globs)
 
+    def overlaps(self, other: Names) -> bool:
+        """Whether a name may be in both. Two lists with globs always may share one."""
+        if not self._globs:
+            return any(name in other for name in self._exact if name in self)
+        return bool(other._globs) or other.overlaps(self)
+
     def includes_with_colon(self, name: str) -> bool:
         """Whether the name matches an exact pattern, or a glob that itself contains a colon."""
         return name in self._exact or any(glob.matches(name) for glob in self._with_colon)
@@ -115,6 +121,12 @@ class Resources:
 
     def __contains__(self, pair: tuple[str, str]) -> bool:
         return _matches_any(pair, self._included) and not _matches_any(pair, self._excluded)
+
+    def overlaps(self, other: Resources) -> bool:
+        """Whether a resource may be in both. Two lists with stars always may share one."""
+        if not any("*" in pair for pair in self._included):
+            return any(pair in other for pair in self._included if pair in self)
+        return any("*" in pair for pair in other._included) or other.overlaps(self)
 
     @property
     def named(self) -> frozenset[str] | None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
+from enum import StrEnum
 
 import attrs
 
+from auth.policy.ask import Ask
 from auth.policy.patterns import Names, Resources, Urls
 from auth.policy.text import Data, Source
 
@@ -15,6 +17,15 @@ READ, WRITE, ANY = "read", "write", "*"
 RESOURCE_VERBS = ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection")
 METHOD_VERBS = ("post", "put", "options")
 VERBS = (READ, WRITE, ANY, *RESOURCE_VERBS, *METHOD_VERBS)
+
+
+class Effect(StrEnum):
+    """What a matching rule decides, in order of precedence: any `deny` wins, then any `ask`."""
+
+    DENY = "deny"
+    ASK = "ask"
+    """A person decides about the call."""
+    ALLOW = "allow"
 
 
 @attrs.frozen
@@ -63,14 +74,14 @@ class Rule:
     """One rule as written. None means that the field is absent, and so restricts nothing."""
 
     id: str
-    allows: bool
+    effect: Effect
     verbs: frozenset[str]
     groups: Names | None = None
     resources: Resources | None = None
     names: Names | None = None
     namespaces: Names | None = None
     across: Resources | None = None
-    """In a denial by namespace: the resources whose lists over all namespaces are denied too."""
+    """In a rule that denies or asks by namespace: the resources whose lists over all namespaces match too."""
     urls: Urls | None = None
     when: str = ""
     max_duration_s: float | None = None
@@ -78,10 +89,21 @@ class Rule:
     reason: str = ""
     instead: str = ""
     line: int = 0
+    ask: Ask | None = None
+    """Set exactly for the effect ASK."""
+    allows: bool = attrs.field(init=False, eq=False, repr=False)
+    """Whether it allows. A rule that does not, matches whatever might reveal or change its subject."""
+
+    # Derived once: a request of a new kind is tested against many rules.
+    @allows.default
+    def _allows(self) -> bool:
+        return self.effect is Effect.ALLOW
 
     @property
     def about_resources(self) -> bool:
-        """Whether it can match a request for a resource. A denial that names neither matches everything."""
+        """Whether it can match a request for a resource. One that names neither and does not allow matches
+        everything.
+        """
         return self.resources is not None or self.urls is None
 
     @property

@@ -8,6 +8,7 @@ import attrs
 
 from auth.policy.document import name_of
 from auth.policy.match import Bundle
+from auth.policy.rules import Effect
 from auth.policy.text import Source
 from auth.request_kind import request_kind_of
 from auth.requestinfo import BadTarget, parse
@@ -61,7 +62,7 @@ class Recorded:
 class Change:
     """Calls of one kind that would be decided differently."""
 
-    allowed: bool
+    effect: Effect
     """The new decision."""
     agent: str
     cluster: str
@@ -79,6 +80,7 @@ class Simulation:
     calls: int = 0
     changes: dict[Change, int] = attrs.Factory(dict)
     newly_denied: int = 0
+    newly_asked: int = 0
     newly_allowed: int = 0
     unknown: int = 0
     """Calls of removed agents or clusters, or without a grant now."""
@@ -110,16 +112,20 @@ def simulate(
         found.calls += 1
         before = current.decide(agent, cluster, info, call.at)
         after = proposed.decide(agent, cluster, info, call.at)
-        if before.allowed is after.allowed:
+        effect = after.effect
+        if before.effect is effect:
             continue
-        if after.allowed:
-            found.newly_allowed += 1
-        else:
-            found.newly_denied += 1
+        match effect:
+            case Effect.DENY:
+                found.newly_denied += 1
+            case Effect.ASK:
+                found.newly_asked += 1
+            case Effect.ALLOW:
+                found.newly_allowed += 1
         kind = request_kind_of(info)
         resource = f"{kind.resource}/{kind.subresource}" if kind.subresource else kind.resource
         change = Change(
-            after.allowed,
+            effect,
             agent.name,
             cluster.name,
             kind.verb,

@@ -18,7 +18,8 @@ from statistics import median
 import attrs
 
 from auth.policy.conditions import CelConditions
-from auth.policy.match import Bundle, binds, compile_bundle, mismatch, names_match
+from auth.policy.match import Bundle, binds, compile_bundle
+from auth.policy.subjects import mismatch, names_match
 from auth.policy.text import split
 from auth.request_kind import request_kind_of
 from auth.requestinfo import RequestInfo, parse

@@ -37,12 +37,14 @@ from proxy.console.pages import (
     locks,
     overview,
     policies,
+    requests,
     simulations,
     teams,
 )
 
 ROUTES: Sequence[Route] = (
     *overview.ROUTES,
+    *requests.ROUTES,
     *calls.ROUTES,
     *locks.ROUTES,
     *audit.ROUTES,
@@ -126,7 +128,8 @@ class _Pages:
             if isinstance(answer, Redirect):
                 return _redirected(answer, person)
             if isinstance(answer, Page):
-                return await self._rendered(answer, request, person, route.section)
+                waiting = await self._number_waiting(request, person)
+                return await self._rendered(answer, request, person, route.section, waiting)
             return answer
 
         return endpoint
@@ -141,6 +144,16 @@ class _Pages:
                 return _error(403, refusal, title="Nothing was changed")
         api = Api(self.api, self.sign_in.caller(person), request)
         return await route.handler(Ask(request, person, api, self.clock(), form))
+
+    async def _number_waiting(self, request: Request, person: Person) -> int | None:
+        """Return how many requests wait for an approval; None if the person may not see them."""
+        if not person.may(requests.ROLE):
+            return None
+        try:
+            return await requests.number_waiting(Api(self.api, self.sign_in.caller(person), request))
+        except ApiError:
+            # The page itself says what the hub cannot answer now.
+            return None
 
     async def show_sign_in(self, request: Request) -> Response:
         """Show the form for a code. The code is in the fragment, which no server and no log sees.
@@ -218,7 +231,12 @@ class _Pages:
         return _redirected(Redirect("/signin", query=query), None)
 
     async def _rendered(
-        self, page: Page, request: Request, person: Person | None, section: str = ""
+        self,
+        page: Page,
+        request: Request,
+        person: Person | None,
+        section: str = "",
+        number_waiting: int | None = None,
     ) -> Response:
         theme = request.cookies.get("hawse-theme", "")
         notice = request.query_params.get(NOTICE, "")
@@ -229,6 +247,7 @@ class _Pages:
             csrf=person.csrf if person is not None else "",
             section=section,
             sections=_sections(),
+            number_waiting=number_waiting,
             now=self.clock(),
             theme=theme if theme in {"light", "dark"} else "",
             notice=notices.opened(notice, person.csrf) if person is not None and notice else "",

@@ -22,7 +22,7 @@ from proxy.exchange.deadlines import Deadlines
 from proxy.exchange.engine import OVER, Exchange
 from proxy.exchange.http_server import ServerHTTP
 from proxy.exchange.http_state import DONE, WITHHELD
-from proxy.exchange.kept_body import KeptBody
+from proxy.exchange.kept_body import KeptBody, WholeBody
 from proxy.exchange.next_pass import NextPass
 from proxy.exchange.wire import CLIENT_BYTES_AT_ONCE, held_bytes
 from proxy.message.body import BODY_BYTES_MAX
@@ -122,17 +122,18 @@ class ClientPort:
         self._at_once = CLIENT_BYTES_AT_ONCE
         watch.call = self._on_input
 
-    def begin(self, *, keep_body: bool = True) -> None:
+    def begin(self, *, keep_body: bool = True, body: bytes = b"") -> None:
         """Reset for the request that was just begun. Call it before making the Exchange.
 
-        Without `keep_body`, a request can be sent again only while nothing of its body was delivered.
+        Without `keep_body`, a request can be sent again only while nothing of its body was delivered. `body`
+        is the whole body if a task has read it.
         """
         self._keeps_body = keep_body
         self._paused = True
         self._stopped = self._ending = False
         self.broken_by = None
         self.bytes_delivered = 0
-        self._body = None
+        self._body = WholeBody(body) if body else None
         self._answered = False
         if not self._watch.listening:
             self._listen(True)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from typing import ClassVar
+
+from proxy.message.body import BODY_BYTES_MAX
 from tunnel.protocol.streams import SMALL_BYTES
 
 # Bytes that are kept of a body. Most bodies of kubectl are small; a larger one is sent once.
@@ -12,6 +16,8 @@ class KeptBody:
     """The delivered pieces of a body, up to REPLAY_BYTES_MAX, and the pieces of a replay."""
 
     __slots__ = ("_again", "_bytes", "_kept")
+
+    _bytes_max: ClassVar[int] = REPLAY_BYTES_MAX
 
     def __init__(self) -> None:
         # None once a piece is lost.
@@ -52,10 +58,22 @@ class KeptBody:
         if kept is None:
             return
         self._bytes += len(data)
-        if self._bytes > REPLAY_BYTES_MAX:
+        if self._bytes > self._bytes_max:
             self._kept = None
         elif kept and len(kept[-1]) + len(data) <= SMALL_BYTES:
             # Without this, a body that arrives byte by byte costs 40 bytes of Python object for each byte.
             kept[-1] += data
         elif data:
             kept.append(data)
+
+
+class WholeBody(KeptBody):
+    """A body that was read whole before the first attempt. Its reader bounds it, so all of it is kept."""
+
+    __slots__ = ()
+
+    _bytes_max = sys.maxsize
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__()
+        self._again = [data[at : at + BODY_BYTES_MAX] for at in range(0, len(data), BODY_BYTES_MAX)]

@@ -242,19 +242,22 @@ class ServerConnection:
         return begun
 
     @contextmanager
-    def as_port(self, *, begin: bool = True, keep_body: bool = False) -> Iterator[ClientPort]:
+    def as_port(
+        self, *, begin: bool = True, keep_body: bool = False, body: bytes = b""
+    ) -> Iterator[ClientPort]:
         """Serve the exchange of the current request as a port. The connection must be TLS over a socket.
 
         In the block, the connection's task neither reads nor sends while an exchange runs. Without `begin`
         the port continues with a request for which it had an exchange before. With `keep_body`, another
-        attempt can deliver the body again. Raises InboundBroken if the connection was closed.
+        attempt can deliver the body again. `body` is the whole one, if `receive_body` has returned its end.
+        Raises InboundBroken if the connection was closed.
         """
         if self._link is not _OPEN:
             raise InboundBroken(GONE)
         port = self._watched_port()
         assert port is not None, "the connection has no socket to watch"
         if begin:
-            port.begin(keep_body=keep_body)
+            port.begin(keep_body=keep_body, body=body)
         try:
             yield port
         finally:
@@ -390,6 +393,25 @@ class ServerConnection:
         Must not be called while a task is in `receive_body`. A cancelled call loses nothing.
         """
         await self._received.wait_end()
+
+    def poll_end(self) -> bool:
+        """Read what has arrived, and return whether the client has ended. No task may be receiving.
+
+        Bytes are kept as by `wait_disconnect`, which notices an end only when its task runs.
+        """
+        http, tls = self.http, self._tls
+        try:
+            while not (http.ended or http.full or tls is None):
+                data = tls.receive_nowait(BODY_BYTES_MAX)
+                if data is None:
+                    break
+                if data:
+                    http.feed(data)
+                else:
+                    http.ended = True
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            http.ended = True
+        return http.ended
 
     def detach(self) -> tuple[trio.abc.Stream, bytes]:
         """Return the stream, and the bytes after the request's head. The caller owns both now."""

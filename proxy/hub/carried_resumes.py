@@ -73,7 +73,7 @@ class Membership(Protocol):
 
 
 class Links(Protocol):
-    """The part of `peers.Mesh` that carried resumes use."""
+    """The part of `peers.HubLinks` that carried resumes use."""
 
     def link_to(self, boot: str) -> PeerLink | None:
         """The link to a boot that is up, or None."""

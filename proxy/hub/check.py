@@ -70,6 +70,9 @@ def check_hub(path: Path | None, environment: Mapping[str, str]) -> tuple[HubCon
             url, address = config.console.public_url, config.console.listen
             findings.seen["console"] = f"{url}; {address} was not opened"
         findings.warnings.extend(config.misleading)
+    if config.webhook and not findings.has_fault_of("webhook"):
+        receivers = ", ".join(f"{each.name} ({each.host})" for each in config.webhook)
+        findings.seen["webhooks"] = f"{receivers}; nothing was sent"
     return config, findings
 
 

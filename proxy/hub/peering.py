@@ -70,8 +70,8 @@ class Links:
         )
         mesh.on_call = forwarded.serve
         mesh.streams[RESUME] = CarriedResumes(registry, front.dials, nursery).accept
-        front.dials.carrier = ResumeCarrier(members, mesh)
-        slots = SlotQuestions(mesh)
+        front.dials.carrier = ResumeCarrier(members, mesh.links)
+        slots = SlotQuestions(mesh.links, mesh.answers)
         limit.ask = slots.ask
         slots.answer_by(limit)
         registry.on_change(mesh.routes_changed)
@@ -110,15 +110,15 @@ class Peering:
         """Answer the other hubs about this one's calls, and return what asks them about theirs."""
         mesh = None if self.links is None else self.links.mesh
         if mesh is not None:
-            answer_others(mesh, sessions)
-        return OtherHubsCalls(partial(peers_of, self.members, mesh))
+            answer_others(mesh.answers, sessions)
+        return OtherHubsCalls(partial(peers_of, self.members, None if mesh is None else mesh.links))
 
     def facts_elsewhere(self, facts: Facts) -> OtherHubsFacts:
         """Answer the other hubs what this one has, and return what asks them."""
         mesh = None if self.links is None else self.links.mesh
         if mesh is not None:
-            answer_facts(mesh, facts)
-        return OtherHubsFacts(partial(peers_of, self.members, mesh))
+            answer_facts(mesh.answers, facts)
+        return OtherHubsFacts(partial(peers_of, self.members, None if mesh is None else mesh.links))
 
     @property
     def serve(self) -> bool:

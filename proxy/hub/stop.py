@@ -98,6 +98,8 @@ class Stop:
         if self.peers is not None:
             self.peers.leave(replaced=replaced)
         self.front.deadlines.ending = True
+        if self.front.calls.asked is not None:
+            self.front.calls.asked.leave()
         self.front.relays.leave(grace_s, replaced=replaced, resumes=resumes)
 
     @asynccontextmanager

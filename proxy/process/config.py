@@ -2,8 +2,8 @@
 
 A configuration is one attrs class whose fields are values or sections; a section is an attrs class of values.
 An environment variable's name is the prefix and the key's path in capitals: `tls.certificate` of the hub is
-HAWSE_HUB_TLS_CERTIFICATE. A section may hold a table of further sections, whose names the operator chooses;
-only a file can state those.
+HAWSE_HUB_TLS_CERTIFICATE. A section may hold a table of further sections, whose names the operator chooses,
+or a list of them; only a file can state those.
 
 All errors are reported together, one line with its path for each, so that one restart shows them all.
 Messages never repeat values: a private key pasted in place of its file's name must not reach a log.
@@ -248,6 +248,10 @@ def _is_named_sections(kind: object) -> bool:
     return get_origin(kind) is Mapping and _is_section(get_args(kind)[1])
 
 
+def _is_listed_sections(kind: object) -> bool:
+    return get_origin(kind) is tuple and _is_section(get_args(kind)[0])
+
+
 def _variables(
     cls: type[attrs.AttrsInstance], prefix: str, section: str | None = None
 ) -> dict[str, tuple[str | None, str, Callable[[str], object]]]:
@@ -258,7 +262,7 @@ def _variables(
         name = f"{prefix}{field.name.upper()}"
         if field.name in sections:
             found |= _variables(sections[field.name], f"{name}_", field.name)
-        elif _is_named_sections(field.type):
+        elif _is_named_sections(field.type) or _is_listed_sections(field.type):
             continue
         else:
             found[name] = section, field.name, _READERS.get(field.type, str)
@@ -307,20 +311,17 @@ def _converter(config_file: Path | None) -> cattrs.Converter:
     def named_sections(value: object, kind: object) -> dict[str, object]:
         if not isinstance(value, dict):
             raise ValueError("expected a table")
-        _, each = get_args(kind)
-        filled, faults = {}, []
-        for name, table in value.items():
-            try:
-                filled[name] = converter.structure(table, each)
-            except (ValueError, ClassValidationError) as fault:
-                fault.__notes__ = [AttributeValidationNote(f"at {name}", name, each)]
-                faults.append(fault)
-        if faults:
-            raise ClassValidationError("faulty sections", faults, dict)
-        return filled
+        return _filled(converter, value, get_args(kind)[1])
+
+    def listed_sections(value: object, kind: object) -> tuple[object, ...]:
+        if not isinstance(value, list):
+            raise ValueError("expected a list of tables")
+        numbered = {str(number): table for number, table in enumerate(value, 1)}
+        return tuple(_filled(converter, numbered, get_args(kind)[0]).values())
 
     converter.register_structure_hook_factory(_is_section, section)
     converter.register_structure_hook_func(_is_named_sections, named_sections)
+    converter.register_structure_hook_func(_is_listed_sections, listed_sections)
     converter.register_structure_hook(str, stated_text)
     converter.register_structure_hook(int, _whole)
     converter.register_structure_hook(bool, _boolean)
@@ -329,6 +330,22 @@ def _converter(config_file: Path | None) -> cattrs.Converter:
     converter.register_structure_hook_func(lambda kind: kind == tuple[str, ...], _texts)
     converter.register_structure_hook_func(_is_choice, _choice)
     return converter
+
+
+def _filled(
+    converter: cattrs.Converter, tables: Mapping[str, object], each: type[object]
+) -> dict[str, object]:
+    """Fill sections; raises ClassValidationError with the errors of all, under their names."""
+    filled, faults = {}, []
+    for name, table in tables.items():
+        try:
+            filled[name] = converter.structure(table, each)
+        except (ValueError, ClassValidationError) as fault:
+            fault.__notes__ = [AttributeValidationNote(f"at {name}", name, each)]
+            faults.append(fault)
+    if faults:
+        raise ClassValidationError("faulty sections", faults, dict)
+    return filled
 
 
 def _whole(value: object, _: object) -> int:

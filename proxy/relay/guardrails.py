@@ -274,6 +274,9 @@ def _misplaced(bundle: Bundle) -> Iterable[Fault]:
             message = "a guardrail applies to its own cluster: leave clusters out"
             yield Fault(source.file, source.first_line, "spec.clusters", message)
         for rule in policy.rules:
+            if rule.ask is not None:
+                message = "a guardrail allows or denies a request: the hub asks about requests"
+                yield Fault(source.file, rule.line, f"rule {rule.id}", message)
             if rule.max_duration_s is not None:
                 message = "a guardrail allows or denies a request: the hub limits durations"
                 yield Fault(source.file, rule.line, f"rule {rule.id}", message)

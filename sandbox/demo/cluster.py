@@ -103,6 +103,11 @@ def manifests(agent_user: str, agent_group: str, pod_port: int) -> str:
                 "verbs": ["get", "list", "watch", "create", "update", "patch", "delete"],
             },
             {
+                "apiGroups": ["apps"],
+                "resources": ["deployments", "replicasets"],
+                "verbs": ["get", "list", "watch", "create", "delete"],
+            },
+            {
                 "apiGroups": [""],
                 "resources": ["pods/exec", "pods/attach", "pods/portforward"],
                 "verbs": ["get", "create"],

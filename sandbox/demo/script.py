@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sandbox.demo.agent_steps import AGENT_STEPS
+from sandbox.demo.approval_steps import APPROVAL_STEPS
 from sandbox.demo.hub_steps import HUB_STEPS
 from sandbox.demo.operator_steps import OPERATOR_STEPS
 from sandbox.demo.processes import DemoError, say
 from sandbox.demo.scene import Scene, Step
 
-STEPS = (*AGENT_STEPS, *OPERATOR_STEPS)
+STEPS = (*AGENT_STEPS, *OPERATOR_STEPS, *APPROVAL_STEPS)
 # After those, with several hubs.
 MORE_STEPS = HUB_STEPS
 

@@ -22,13 +22,17 @@ from proxy.console.app import console_app
 from proxy.hub.admin.asgi import serve_connection
 from proxy.hub.admin.simulation.job import Outcome
 from proxy.hub.admin.verbs.callers import CALLER
+from proxy.hub.approvals.request import LIFE_S, State
 from proxy.hub.store.roles import Role
 from tests.console.fakes import FakePerson, FakeSignIn
 from tests.console.fleet_data import SIMULATED
+from tests.console.request_data import MADE_UP, OTHER
 from tests.console.trail_events import made_up_events
 from tests.console.world import open_world
 from tests.fakes.admin import Bench
 
+# The oldest of more expires.
+WAITING_KEPT = 8
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -75,6 +79,24 @@ async def _move(bench: Bench) -> None:
         elif number % 4 == 2:
             sessions.live = [call for call in sessions.live if not call.id.isdigit()]
         bench.operations.live = [attrs.evolve(one, last_seen=now) for one in bench.operations.live]
+        if number % 10 == 0:
+            _ask_again(bench, number)
+
+
+def _ask_again(bench: Bench, number: int) -> None:
+    """Open another request, and have one expire."""
+    requests = bench.requests
+    if not requests.found:
+        return
+    now = bench.clock.now
+    waiting = [one for one in requests.found if one.state is State.PENDING]
+    if len(waiting) > WAITING_KEPT:
+        place = requests.found.index(waiting[0])
+        requests.found[place] = attrs.evolve(waiting[0], state=State.EXPIRED, ended_at=now)
+    one = waiting[-1] if waiting else requests.found[-1]
+    another = attrs.evolve(one, id=f"{one.id[:-12]}{10**9 + number:012x}", state=State.PENDING)
+    requests.found.append(attrs.evolve(another, created_at=now, expires_at=now + LIFE_S))
+    requests.mark += 1
 
 
 async def _record(folder: Path, bench: Bench, rate: float, *, hostile: bool) -> None:
@@ -96,6 +118,7 @@ async def main() -> None:
     parser.add_argument("--port", type=int, default=8500)
     parser.add_argument("--clusters", type=int, default=5)
     parser.add_argument("--agents", type=int, default=7)
+    parser.add_argument("--requests", type=int, default=len(MADE_UP))
     parser.add_argument("--calls", type=int, default=9)
     parser.add_argument("--events", type=int, default=300)
     parser.add_argument("--rate", type=float, default=0.5, help="events a second")
@@ -111,11 +134,14 @@ async def main() -> None:
                 agents=given.agents,
                 calls=given.calls,
                 events=given.events,
+                requests=given.requests,
                 hostile=given.hostile,
             ) as bench,
             trio.open_nursery() as nursery,
         ):
-            sign_in = FakeSignIn(None if given.anonymous else FakePerson(given.role))
+            # The role approver approves as a person.
+            person = FakePerson(given.role, approves_as=OTHER if given.role is Role.APPROVER else "")
+            sign_in = FakeSignIn(None if given.anonymous else person)
             if not given.still:
                 nursery.start_soon(_move, bench)
             nursery.start_soon(bench.trail.poll.run)

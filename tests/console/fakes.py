@@ -22,6 +22,8 @@ class FakePerson:
     session: str = "session-1"
     csrf: str = CSRF
     expires_at: float = 2_000_000_000.0
+    approves_as: str = ""
+    """The person of the admin token, for the role approver."""
 
     def may(self, role: str) -> bool:
         return self.role.may(Role(role))
@@ -43,7 +45,8 @@ class FakeSignIn:
             actor=actor,
             role=Role(person.role),
             mode="console",
-            person=person.session,
+            session=person.session,
+            person=self.who.approves_as if self.who is not None else "",
             still_valid=lambda: None,
         )
 

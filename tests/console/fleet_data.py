@@ -40,6 +40,13 @@ spec:
     verbs: [create]
     resources: [pods/exec]
     obligations: {maxDuration: 15m}
+  # A person looks at each.
+  - id: risky
+    effect: ask
+    verbs: [delete]
+    namespaces: [shop]
+    reason: the shop serves customers
+    ask: {approvers: ["ann@payments.example", "!owner"], wait: 45s}
 """
 MIGRATIONS = """kind: Policy
 metadata: {name: migrations, owner: data, contact: data@example.com}
@@ -55,6 +62,7 @@ spec:
   rules:
   # \u202e<script>alert(1)</script> {{ 7*7 }}
   - {id: odd, effect: deny, verbs: [write], resources: [odd], reason: "</pre><script>alert(1)</script>"}
+  - {id: asks, effect: ask, verbs: [patch], ask: {approvers: ["<script>alert(1)</script>"]}}
 """
 ISSUER = "https://token.actions.githubusercontent.com"
 
@@ -80,6 +88,7 @@ SIMULATED: dict[str, object] = {
     "trail_begins": "2027-01-14T20:00:00Z",
     "calls": 1812,
     "newly_denied": 41,
+    "newly_asked": 2,
     "newly_allowed": 3,
     "unknown": 2,
     "unreadable": 0,
@@ -94,6 +103,17 @@ SIMULATED: dict[str, object] = {
             "namespace": "shop",
             "rule_before": "granted/all",
             "rule_after": "payments-readers/no-secrets",
+        },
+        {
+            "change": "newly asked",
+            "count": 2,
+            "agent": "deploy-bot",
+            "cluster": "prod-eu-1",
+            "verb": "delete",
+            "resource": "deployments.apps",
+            "namespace": "shop",
+            "rule_before": "granted/all",
+            "rule_after": "payments-readers/risky",
         },
         {
             "change": "newly allowed",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from html.parser import HTMLParser
 
-_VOID = frozenset({"input", "meta", "link", "br", "path", "circle", "img", "hr"})
+_VOID = frozenset({"input", "meta", "link", "br", "path", "circle", "img", "hr", "wbr"})
 _LABELLED = frozenset({"input", "select", "textarea"})
 
 

@@ -23,6 +23,12 @@ spec:
       verbs: [delete]
       reason: objects are deleted by their controllers
       instead: scale the deployment to zero
+    - id: edits
+      effect: ask
+      verbs: [patch]
+      reason: someone looks at it first
+      ask: {approvers: [ann@example.com]}
+    - {id: all-edits, effect: ask, verbs: [write], ask: {approvers: [owner], wait: 0s}}
 """
 
 
@@ -56,6 +62,11 @@ async def test_a_decision_names_its_rule_its_reason_and_what_to_do_instead(tmp_p
         assert "Allowed by granted/granted" in text_of(
             (await ask(verb="get", resource="pods", name="w")).body
         )
+        patched = text_of((await ask(verb="patch", resource="pods", name="web")).body)
+        assert "Asked by calm/edits" in patched
+        assert "may approve ann@example.com waits up to 45 s for the approval valid 15 min" in patched
+        assert "asks too calm/all-edits does not decide; owner may approve there" in patched
+        assert "why someone looks at it first" in patched
         mistyped = await ask(verb="get", resource="pod", name="web")
         assert mistyped.status >= 400
         assert "did you mean pods?" in text_of(mistyped.body)

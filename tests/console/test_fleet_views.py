@@ -175,6 +175,9 @@ def test_comments_before_a_rule_do_not_belong_to_the_rule_above() -> None:
     ]  # fmt: skip
     assert counted(rules) == "1 allow, 1 off"
     assert [rule.tone for rule in rules] == ["allow", "off"]
+    asks = Rule("c", "ask", True, "", 9)
+    assert (asks.tone, asks.badge.tone) == ("ask", "warn")
+    assert counted([asks, *rules]) == "1 allow, 1 ask, 1 off"
 
 
 def test_faults_are_at_their_lines() -> None:
@@ -203,14 +206,16 @@ def test_a_difference_keeps_the_signs_of_its_lines() -> None:
 @pytest.mark.parametrize(
     ("result", "tone"),
     [
-        ({"newly_denied": 1, "newly_allowed": 2, "calls": 9}, "bad"),
-        ({"newly_denied": 0, "newly_allowed": 2, "calls": 9}, "warn"),
-        ({"newly_denied": 0, "newly_allowed": 0, "calls": 0}, "warn"),
-        ({"newly_denied": 0, "newly_allowed": 0, "calls": 9}, "ok"),
+        ((1, 0, 2, 9), "bad"),
+        ((0, 0, 2, 9), "warn"),
+        ((0, 1, 0, 9), "warn"),
+        ((0, 0, 0, 0), "warn"),
+        ((0, 0, 0, 9), "ok"),
     ],
 )
-def test_a_simulation_without_calls_is_no_good_news(result: dict[str, int], tone: str) -> None:
-    assert verdict(result)[1] == tone
+def test_a_simulation_without_calls_is_no_good_news(result: tuple[int, ...], tone: str) -> None:
+    names = ("newly_denied", "newly_asked", "newly_allowed", "calls")
+    assert verdict(dict(zip(names, result, strict=True)))[1] == tone
 
 
 def test_the_progress_of_a_simulation_without_a_known_end() -> None:

@@ -15,6 +15,7 @@ from audit.ids import uuid7
 from audit.record import (
     Actor,
     ActorType,
+    Approval,
     Client,
     Cluster,
     Decision,
@@ -172,6 +173,8 @@ def _call(random: Random, number: int, at: float, *, hostile: bool) -> list[Even
         ),
         decision=Decision("deny" if denied else "allow", asked.rule, asked.policy, BUNDLE),
         stream=asked.stream,
+        approval=Approval(text, text, text) if text else None,
+        serves=text,
     )  # fmt: skip
     done = begun.completed(
         utc(at + 0.001 * min(asked.ms, 1000)),

@@ -25,6 +25,7 @@ from proxy.hub.store.entities import Mode
 from proxy.hub.store.store import Store
 from tests.console.fleet_data import fill_rules
 from tests.console.names import AGENTS, CLUSTERS, HOSTILE, OWNERS, TEAMS
+from tests.console.request_data import MADE_UP, made_up_requests
 from tests.console.trail_events import made_up_events, write_trail
 from tests.fakes.admin import PEPPER, Bench, Clock
 from tests.fakes.admin_bench import open_bench
@@ -38,6 +39,7 @@ async def open_world(
     agents: int = 7,
     calls: int = 9,
     events: int = 60,
+    requests: int = len(MADE_UP),
     hostile: bool = False,
 ) -> AsyncIterator[Bench]:
     """Open a hub with so many of each, the same each time."""
@@ -58,6 +60,7 @@ async def open_world(
         bench.operations.live = _relays(bench.directory, now)
         bench.sessions.live = _calls(bench.directory, now, calls, hostile=hostile)
         bench.sessions.beside = 0
+        bench.requests.found = made_up_requests(bench.directory.current, now, count=requests, texts=made.text)
         yield bench
 
 

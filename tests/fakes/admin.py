@@ -18,12 +18,14 @@ from proxy.hub.admin.simulation.job import Job, Outcome, Progress
 from proxy.hub.admin.simulation.simulations import Simulations
 from proxy.hub.admin.trail.service import TrailService
 from proxy.hub.admin.verbs.verb import Endpoint
+from proxy.hub.approvals.request import Request
 from proxy.hub.home.keyring import KeyRing
 from proxy.hub.membership.spread import Spread
 from proxy.hub.relays.operations import CallsElsewhere, RelayInfo, SessionInfo
 from proxy.hub.store.directory import Directory
 from proxy.hub.store.roles import Role
 from tests.fakes.asgi import Reply, call
+from tests.fakes.decided import FakeRequests
 
 PEPPER = b"p" * 32
 TOKEN = new_api_key(b"t" * 32)
@@ -175,6 +177,7 @@ class Bench:
     simulations: Simulations
     work: FakeWork
     trail: TrailService = attrs.Factory(TrailService.without_trail)
+    requests: FakeRequests = attrs.Factory(FakeRequests)
 
     async def ask(
         self, method: str, target: str, body: object = None, *, token: str | None = TOKEN, **headers: str
@@ -203,17 +206,32 @@ async def enrol(bench: Bench) -> dict[str, Any]:
     return {"cluster": cluster, "agent": agent}
 
 
+def opened(bench: Bench, **more: Any) -> Request:
+    """Open a request of the agent that `enrol` has made; `more` is for FakeRequests.add."""
+    now = bench.directory.current
+    agent, cluster = now.agents_by_name["sre-1"], now.clusters_by_name["prod"]
+    return bench.requests.add(agent.id, cluster.id, **more)
+
+
 def path_of(endpoint: Endpoint) -> str:
     """Return the path of an endpoint with names that the bench does not know."""
     return endpoint.path.format(name="x", team="y", id="z", other="v")
 
 
+PERSON = "grace@example.com"
 ROLE_TOKENS = {role: new_api_key(role.encode().ljust(32, b".")) for role in Role}
+
+
+def person_of(role: Role) -> str:
+    """Return the person of a token with this role; only an approver's has one."""
+    return PERSON if role is Role.APPROVER else ""
 
 
 async def give_each_role_a_token(bench: Bench) -> None:
     for role, token in ROLE_TOKENS.items():
         digest = hash_key(token, PEPPER)
         await bench.directory.change(
-            lambda store, role=role, digest=digest: store.add_admin_token(f"a-{role}", digest, role=role)
+            lambda store, role=role, digest=digest: store.add_admin_token(
+                f"a-{role}", digest, role=role, person=person_of(role)
+            )
         )

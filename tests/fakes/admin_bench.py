@@ -33,6 +33,7 @@ from tests.fakes.admin import (
     FakeSessions,
     FakeWork,
 )
+from tests.fakes.decided import FakeRequests
 
 CONSOLE_URL = "https://console.example"
 
@@ -47,6 +48,7 @@ async def open_bench(tmp_path: Path, **more: Any) -> AsyncIterator[Bench]:
         clock=clock,
         on_rotation=lambda: None,
     )
+    requests = FakeRequests()
     recorder, operations, sessions = FakeRecorder(), FakeOperations(), FakeSessions()
     reserve = open_reserve(tmp_path / "reserve")
     revocations = Revocations(reserve)
@@ -66,6 +68,7 @@ async def open_bench(tmp_path: Path, **more: Any) -> AsyncIterator[Bench]:
             live_sessions=sessions,
             simulations=simulations,
             backups=Backups(tmp_path),
+            requests=requests,
             clock=clock,
             trail=trail,
             console_url=CONSOLE_URL,
@@ -74,6 +77,17 @@ async def open_bench(tmp_path: Path, **more: Any) -> AsyncIterator[Bench]:
         metrics, spread = hub_metrics(directory, operations), Spread(directory)
         app = admin_app(administration, recorder, metrics, clock, revocations, spread)
         yield Bench(
-            app, directory, recorder, operations, ring, sessions, clock, spread, simulations, work, trail
+            app,
+            directory,
+            recorder,
+            operations,
+            ring,
+            sessions,
+            clock,
+            spread,
+            simulations,
+            work,
+            trail,
+            requests,
         )
     reserve.close()

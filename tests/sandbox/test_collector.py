@@ -9,7 +9,7 @@ from trio.testing import wait_all_tasks_blocked
 from sandbox.collector import Collector
 from sandbox.kinds import CONFIG_MAPS, NAMESPACES, REPLICA_SETS, SECRETS, Kind
 from sandbox.objects import Json, Object, child, text
-from sandbox.writing import Deletion
+from sandbox.options import Deletion
 from tests.sandbox.world import World
 
 

@@ -12,10 +12,10 @@ import trio.testing
 from sandbox.kinds import CONFIG_MAPS, EVENTS, NODES, PODS, SECRETS
 from sandbox.kubelet import Kubelet
 from sandbox.objects import Json, Object, child, items, lookup, text
+from sandbox.options import Deletion
 from sandbox.processes import Registry
 from sandbox.recorder import EventRecorder
 from sandbox.server import ClientGone, Streamed
-from sandbox.writing import Deletion
 from tests.sandbox.world import World
 
 LOG = "/api/v1/namespaces/default/pods/p/log"

@@ -8,9 +8,10 @@ import pytest
 
 from sandbox.kinds import CONFIG_MAPS, NAMESPACES
 from sandbox.objects import Object, child, items, text
+from sandbox.options import Deletion, WriteOptions
 from sandbox.status import StatusError
 from sandbox.storage import Store
-from sandbox.writing import SUFFIX_ALPHABET, Deletion, WriteOptions, Writer, suffix
+from sandbox.writing import SUFFIX_ALPHABET, Writer, suffix
 
 
 @pytest.fixture

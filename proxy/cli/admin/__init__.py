@@ -1,4 +1,4 @@
-"""`hawse admin`: manage teams, agents, clusters, policies, relays, sessions, console, keys and backups."""
+"""`hawse admin`: manage teams, agents, clusters, policies, requests, relays, sessions, keys and backups."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ _MODULES = {
     "policy": "policy.commands",
     "relay": "relay",
     "session": "session",
+    "request": "request.commands",
     "token": "token",
     "console": "console",
     "login": "login",
@@ -67,7 +68,7 @@ class _Commands(Mapping[str, click.Command]):
 @click.option("--hub", metavar="NAME", help="A hub that `hawse admin login` has named.")
 @click.pass_context
 def admin(ctx: click.Context, config_file: Path | None, data_dir: Path | None, hub: str | None) -> None:
-    """Manage teams, agents, clusters, policies, relays, sessions, console, keys and backups.
+    """Manage teams, agents, clusters, policies, requests, relays, sessions, keys and backups.
 
     On the hub's machine, as the user that runs the hub, no settings are needed. From another machine, run
     `hawse admin login NAME` once and name the hub by --hub. Or set HAWSE_ADMIN_URL and HAWSE_ADMIN_TOKEN, and

@@ -71,6 +71,7 @@ def list_tokens(reach: Reach, /, as_json: bool) -> None:
     columns = [
         ("TOKEN", field("name")),
         ("ROLE", field("role")),
+        *([("PERSON", field("person"))] if any(row.get("person") for row in tokens) else []),
         ("EXPIRES", _expires),
         ("LAST USED", since("last_used_at")),
         ("CREATED", since("created_at")),
@@ -89,8 +90,9 @@ Roles:
 {_ROLES}
 
 \b
-Example, for Prometheus:
+Examples, for Prometheus and for a person who approves calls:
   (umask 077; hawse admin token add prometheus --role metrics > hawse.token)
+  hawse admin token add you --role approver --person you@example.com
 """,
 )
 @click.argument("name")
@@ -103,14 +105,26 @@ Example, for Prometheus:
     help="The token's lifetime (12h, 90d). Default: unlimited.",
 )
 @click.option("--remote", is_flag=True, help="Accept it at the console's listener too, for programs.")
+@click.option("--person", metavar="NAME", help="Whose token it is, as rules name approvers; for approver.")
 @json_option
 @click.pass_obj
 def add_token(
-    reach: Reach, /, name: str, role: Role, expires_s: int | None, remote: bool, as_json: bool
+    reach: Reach,
+    /,
+    name: str,
+    role: Role,
+    expires_s: int | None,
+    remote: bool,
+    person: str | None,
+    as_json: bool,
 ) -> None:
     """Add a token, and print it. It is shown only once."""
-    # Sent only if set: older hubs don't know it.
-    body = {"name": name, "role": role, "expires_s": expires_s, **({"remote": True} if remote else {})}
+    if (person is not None) != (role is Role.APPROVER):
+        need = "needs --person NAME" if person is None else "takes no --person: only the role approver does"
+        raise click.UsageError(f"a token of the role {role} {need}")
+    # Sent only if set: older hubs don't know them.
+    more = {**({"remote": True} if remote else {}), **({"person": person} if person else {})}
+    body = {"name": name, "role": role, "expires_s": expires_s, **more}
     made = reach.client().post("tokens", body=body)
     if as_json:
         print_json(made)
@@ -139,6 +153,7 @@ def show_token(reach: Reach, /, name: str, as_json: bool) -> None:
             ("token", field("name")),
             ("id", field("id")),
             ("role", field("role")),
+            ("person", field("person")),
             ("counts at", lambda row: f"admin.listen{' and console.listen' if row.get('remote') else ''}"),
             ("expires", lambda row: text(row, "expires_at") or "never"),
             ("created", since("created_at")),

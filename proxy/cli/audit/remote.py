@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import itertools
 import json
-import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 
 from audit.calls import FoundCall
-from audit.escape import escape, escape_lines
+from audit.escape import escape
 from audit.reader import StoredEvent
 from audit.search.filters import Filters
-from proxy.cli.admin.api.client import AdminClient, UnreachableError
+from proxy.cli.admin.api.client import AdminClient
+from proxy.cli.admin.api.following import follow, object_of
+from proxy.cli.admin.api.server_sent import ServerSent
 from proxy.cli.audit.printing import (
     newest_shown,
     print_began,
@@ -22,18 +23,11 @@ from proxy.cli.audit.printing import (
     print_notes,
     print_text_bound,
 )
-from proxy.cli.audit.server_sent import MalformedStreamError, ServerSent, server_sent
 from proxy.cli.errors import CommandError
 from proxy.cli.output import Object, objects, text, texts
-from proxy.process.untrusted_json import read_json
 
 # What the hub gives in one answer.
 PAGE_EVENTS_MAX = 500
-# Between two attempts to reach a hub again that a follower has lost.
-RECONNECT_MIN_S = 1.0
-RECONNECT_MAX_S = 10.0
-# The ends of a stream after which the hub, or another one, may serve the follower.
-_GOES_ON = frozenset({"draining"})
 
 
 def list_remote(
@@ -100,44 +94,23 @@ def _pages(client: AdminClient, asked: Mapping[str, str], newest: int | None) ->
 def _export(client: AdminClient, asked: Mapping[str, str]) -> Iterator[StoredEvent]:
     with client.stream("GET", "audit", "export", query={**asked, "format": "jsonl"}) as pieces:
         for line in _lines(pieces):
-            yield _stored(_json(line))
+            yield _stored(object_of(line))
 
 
 def follow_remote(client: AdminClient, asked: Mapping[str, str], cursor: str) -> Iterator[StoredEvent]:
     """Yield new events; never ends. After a cut it goes on where it was, as soon as a hub answers."""
-    delay_s, begun, lost = RECONNECT_MIN_S, False, False
-    while True:
-        try:
-            stream = client.stream("GET", "audit", "stream", query=asked, headers={"last-event-id": cursor})
-            with stream as pieces:
-                if lost:
-                    print_notes("connected again")
-                delay_s, begun, lost = RECONNECT_MIN_S, True, False
-                for message in server_sent(pieces):
-                    cursor = message.id or cursor
-                    yield from _events_of(message)
-        except MalformedStreamError as error:
-            raise CommandError(f"the hub's answer is no stream of events: {error}") from error
-        except UnreachableError as error:
-            if not begun:
-                raise
-            if not lost:
-                print_notes(f"{error.message}; trying again")
-            lost = True
-        time.sleep(delay_s)
-        delay_s = min(2 * delay_s, RECONNECT_MAX_S)
+    for message in follow(client, "audit", "stream", query=asked, cursor=cursor):
+        yield from _events_of(message)
 
 
 def _events_of(message: ServerSent) -> Iterator[StoredEvent]:
-    document = _json(message.data)
+    document = object_of(message.data)
     if message.event == "events":
         for row in objects(document, "events"):
             yield _stored(row["event"])
     elif message.event == "gap":
         # The hub keeps the place, and goes on from it.
         print_notes(f"{escape(text(document, 'message'))}; trying again")
-    elif message.event == "end" and text(document, "code") not in _GOES_ON:
-        raise CommandError(escape_lines(text(document, "message")))
 
 
 def _lines(pieces: Iterator[bytes]) -> Iterator[bytes]:
@@ -147,16 +120,6 @@ def _lines(pieces: Iterator[bytes]) -> Iterator[bytes]:
         yield from lines
     if rest:
         raise CommandError("the hub's answer ends within an event: ask again")
-
-
-def _json(data: bytes) -> Object:
-    try:
-        document = read_json(data)
-    except ValueError:
-        document = None
-    if not isinstance(document, dict):
-        raise CommandError("the hub's answer is not JSON: does it run the same version?")
-    return document
 
 
 def _stored(event: object) -> StoredEvent:

@@ -91,6 +91,7 @@ class Section:
 SECTIONS: Mapping[str, tuple[Section, ...]] = {
     "": (
         Section("overview", "Overview", "/", "viewer"),
+        Section("requests", "Requests", "/requests", "approver"),
         Section("calls", "Live calls", "/calls", "operator"),
         Section("audit", "Audit", "/audit", "auditor"),
     ),

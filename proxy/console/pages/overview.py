@@ -20,7 +20,9 @@ STATES = {
     "new": ("waiting", "info"),
     "online": ("online", "ok"),
 }
-_PAGES = {"cluster": "/clusters/{}"}
+_PAGES = {"cluster": "/clusters/{}", "request": "/requests"}
+# Of a subject without a name of its own.
+_NAMES = {"request": "Requests"}
 
 
 async def show(ask: Ask) -> Page:
@@ -36,6 +38,7 @@ async def show(ask: Ask) -> Page:
         "tones": TONES,
         "states": STATES,
         "pages": _PAGES,
+        "names": _NAMES,
     }
     return Page("overview.html", "Overview", shown)
 

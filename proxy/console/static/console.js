@@ -2,7 +2,7 @@
 // still shows and acts. Elements ask by attributes, so no template has a script of its own:
 //
 //   data-live="topics"   an element with an id that is read again when one of these topics of /v1/stream changes;
-//                        data-every="5" reads it each 5 s too
+//                        data-every="5" reads it each 5 s too; data-from is the page that has it, if it is another
 //   data-modal           a link to a confirmation, which opens as a dialog; data-close closes it
 //   data-dialog="id"     a button that opens the <dialog> of that id
 //   data-copy="text"     a button that copies the text
@@ -92,16 +92,18 @@ export function read(topics) {
 async function readNow() {
   const parts = all("[data-live]").filter((part) => topicsOf(part).some((topic) => wanted.has(topic)));
   wanted = new Set();
-  const answer = await fetch(location.href, { redirect: "manual" });
-  // The session has ended, or its role changed.
-  if (answer.type === "opaqueredirect" || answer.status === 403) return location.reload();
-  if (!answer.ok) return;
-  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-  // Another version of the hub has other assets.
-  if (page.scripts[0].src !== document.scripts[0].src && !$("dialog[open]")) return location.reload();
-  for (const part of parts) {
-    const there = page.getElementById(part.id);
-    if (there) renew(part, document.adoptNode(there));
+  for (const from of new Set(parts.map((part) => part.dataset.from ?? location.href))) {
+    const answer = await fetch(from, { redirect: "manual" });
+    // The session has ended, or its role changed.
+    if (answer.type === "opaqueredirect" || answer.status === 403) return location.reload();
+    if (!answer.ok) continue;
+    const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+    // Another version of the hub has other assets.
+    if (page.scripts[0] && page.scripts[0].src !== document.scripts[0].src && !$("dialog[open]")) return location.reload();
+    for (const part of parts.filter((part) => (part.dataset.from ?? location.href) === from)) {
+      const there = page.getElementById(part.id);
+      if (there) renew(part, document.adoptNode(there));
+    }
   }
   tick();
   narrow();
@@ -127,7 +129,8 @@ function listen() {
   if (document.hidden || !document.body.dataset.stream) return;
   stream = new EventSource(document.body.dataset.stream);
   stream.onopen = () => {
-    if (lost) read(everything());
+    // A request that came or ended between the page and its stream is no change of the stream.
+    read(lost ? everything() : ["requests"]);
     lost = 0;
     state("on", "Live");
   };
@@ -196,7 +199,7 @@ document.addEventListener("click", async (event) => {
   } else if (themeChoice !== undefined) colour(themeChoice);
 });
 
-const pages = { o: "/", l: "/calls", a: "/audit", p: "/policies", d: "/decision" };
+const pages = { o: "/", r: "/requests", l: "/calls", a: "/audit", p: "/policies", d: "/decision" };
 let went = 0;
 document.addEventListener("keydown", (event) => {
   const typing = event.target.matches?.("input, textarea, select");

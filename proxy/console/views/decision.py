@@ -74,6 +74,20 @@ class Question:
 
 
 @attrs.frozen
+class Asks:
+    """Who may approve a request, and for how long."""
+
+    approvers: Sequence[str]
+    wait_s: int
+    valid_for_s: int
+    interactive: bool
+    unapprovable: str
+    """Why no approval can be bound to such a call, so that it is refused; else empty."""
+    others: Sequence[tuple[str, str, Sequence[str]]]
+    """Further rules that ask, and do not decide: each with its page and its approvers."""
+
+
+@attrs.frozen
 class Answer:
     """The hub's answer."""
 
@@ -89,6 +103,8 @@ class Answer:
     message: str
     """What the agent reads; empty if the policies allow it."""
     max_duration_s: float | None
+    asks: Asks | None
+    """Set if the request needs an approval."""
     request: Sequence[tuple[str, str]]
     """The request as the hub understands it."""
     bound: Sequence[tuple[str, str]]
@@ -112,9 +128,29 @@ def answer_of(found: Mapping[str, Any]) -> Answer:
         ask=causes.get("Ask", ""),
         message=found.get("message", ""),
         max_duration_s=found["max_duration_s"],
+        asks=_asks_of(found) if found.get("ask") else None,
         request=[(name, value) for name, value in found["request"].items() if value],
         bound=[(name, at("/policies/{}", name)) for name in found["bound"]],
         bundle=found["bundle"],
+    )
+
+
+def _asks_of(found: Mapping[str, Any]) -> Asks:
+    ask = found["ask"]
+    return Asks(
+        ask["approvers"],
+        ask["wait_s"],
+        ask["valid_for_s"],
+        ask["interactive"],
+        found["unapprovable"],
+        [
+            (
+                f"{other['policy']}/{other['rule']}",
+                rule_path(other["policy"], other["rule"], found["bundle"]),
+                other["approvers"],
+            )
+            for other in found["other_asks"]
+        ],
     )
 
 

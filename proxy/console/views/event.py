@@ -19,7 +19,7 @@ from audit.wording import actor_of, ending_of, resource_of, took, why_of
 from proxy.console.base.api import at
 from proxy.console.base.templating import size
 from proxy.console.views.decision import Question, rule_path
-from proxy.console.views.rows import Row, row_of, without_begun
+from proxy.console.views.rows import Row, event_path, row_of, without_begun
 
 # Shares of the time bar are in thousandths of its width.
 BAR_WIDTH = 1000
@@ -57,7 +57,7 @@ class Step:
 class Decision:
     """The hub's decision, and where the text of its rule is."""
 
-    allowed: bool
+    effect: str
     rule: str
     policy: str
     href: str
@@ -96,6 +96,8 @@ class View:
     target: str
     kubectl: str
     decision: Decision | None
+    approval: Sequence[Field]
+    """The request for approval that it belongs to."""
     chain: Sequence[Step]
     timing: Timing | None
     path: Sequence[Field]
@@ -149,6 +151,7 @@ class _Parts:
     request: Sequence[Field] = ()
     target: str = ""
     decision: Decision | None = None
+    approval: Sequence[Field] = ()
     chain: Sequence[Step] = ()
     timing: Timing | None = None
     path: Sequence[Field] = ()
@@ -179,6 +182,7 @@ def _parts(first: Event, last: Event, issued: Mapping[str, Any] | None, *, is_op
         request=[*_request(last)],
         target=f"{last.req.method} {last.req.raw_target}".strip() if last.req is not None else "",
         decision=_decision(last),
+        approval=[*_approval(last)],
         chain=[*_chain(last, issued)],
         timing=_timing(first, last),
         path=[*_path(last)],
@@ -222,13 +226,26 @@ def _decision(event: Event) -> Decision | None:
     if decision is None or not decision.effect:
         return None
     return Decision(
-        allowed=decision.effect == "allow",
+        effect=decision.effect,
         rule=decision.rule,
         policy=decision.policy,
         href=rule_path(decision.policy, decision.rule, decision.bundle),
         bundle=decision.bundle,
         ask=_ask(event),
     )
+
+
+def _approval(event: Event) -> Iterable[Field]:
+    """The request of the call, and the call that a preview or an opened request serves."""
+    approval = event.approval
+    if approval is not None:
+        yield Field("request", approval.request, at("/requests/{}", approval.request))
+        if approval.by:
+            yield Field("by", approval.by)
+        if approval.shown:
+            yield Field("shown as", approval.shown)
+    if event.serves:
+        yield Field("for", event.serves, event_path(event.serves))
 
 
 def _ask(event: Event) -> str:

@@ -16,6 +16,7 @@ SPANS: Mapping[str, int] = {"1h": 3600, "24h": 86400, "7d": 7 * 86400, "30d": 30
 TONES: Mapping[str, str] = {
     "allow": "ok",
     "deny": "bad",
+    "ask": "warn",
     "added": "ok",
     "removed": "bad",
     "edited": "info",
@@ -27,6 +28,7 @@ TONES: Mapping[str, str] = {
     "failed": "bad",
     "cancelled": "",
     "newly denied": "bad",
+    "newly asked": "info",
     "newly allowed": "warn",
 }
 
@@ -49,11 +51,11 @@ class Rule:
     @property
     def tone(self) -> str:
         """The mark of its lines."""
-        return ("allow" if self.effect == "allow" else "deny") if self.enabled else "off"
+        return self.effect if self.enabled else "off"
 
     @property
     def badge(self) -> State:
-        """Whether it allows or denies, and whether it is on."""
+        """Its effect, and whether it is on."""
         return state(self.effect) if self.enabled else State(f"{self.effect}, off", "")
 
 
@@ -66,9 +68,10 @@ def rules_of(policy: Answer) -> list[Rule]:
 
 
 def counted(rules: Sequence[Rule]) -> str:
-    """Count rules: `3 allow, 12 deny, 1 off`."""
+    """Count rules: `3 allow, 1 ask, 12 deny, 1 off`."""
     counts = {
-        effect: sum(rule.enabled and rule.effect == effect for rule in rules) for effect in ("allow", "deny")
+        effect: sum(rule.enabled and rule.effect == effect for rule in rules)
+        for effect in ("allow", "ask", "deny")
     }
     counts["off"] = sum(not rule.enabled for rule in rules)
     return ", ".join(f"{count} {word}" for word, count in counts.items() if count) or "none"
@@ -192,16 +195,13 @@ def progress(simulation: Mapping[str, Any]) -> str:
 
 def verdict(result: Mapping[str, Any]) -> tuple[str, str]:
     """Word a simulation's result, with its tone."""
-    denied, allowed = result["newly_denied"], result["newly_allowed"]
-    if denied and allowed:
-        return (
-            f"It would deny {plural(denied, 'call')} that passed, and allow {allowed:,} that did not.",
-            "bad",
-        )
-    if denied:
-        return f"It would deny {plural(denied, 'call')} that passed.", "bad"
-    if allowed:
-        return f"It would allow {plural(allowed, 'call')} that did not pass.", "warn"
+    counts = (("deny", "denied"), ("ask about", "asked"), ("allow", "allowed"))
+    changed = [
+        f"{verb} {plural(count, 'call')}" for verb, word in counts if (count := result[f"newly_{word}"])
+    ]
+    if changed:
+        said = ", and ".join(filter(None, (", ".join(changed[:-1]), changed[-1])))
+        return f"It would newly {said}.", "bad" if result["newly_denied"] else "warn"
     if not result["calls"]:
         return "There was no call in that time, so this shows nothing.", "warn"
     return f"It would decide all {plural(result['calls'], 'call')} as they were decided.", "ok"

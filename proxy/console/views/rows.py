@@ -109,9 +109,12 @@ def _texts(listed: Mapping[str, Any]) -> tuple[str, str]:
 def _result(listed: Mapping[str, Any], event: Mapping[str, Any]) -> tuple[str, str]:
     """The result in a word or two, and its tone."""
     result = listed["result"]
-    if event.get("decision", {}).get("effect") == "deny":
-        # The status of a denial is that of a refusal by the cluster's own RBAC.
+    effect = event.get("decision", {}).get("effect")
+    # The status of a refusal by the hub is that of a refusal by the cluster's own RBAC.
+    if effect == "deny":
         return "denied", "bad"
+    if effect == "ask" and event.get("resp", {}).get("processed") == "no" and result == "403":
+        return "asked", "warn"
     if listed["phase"] in {"intent", "start"} and result == "-":
         return "began", "open"
     words = {"?": ("unknown", "bad"), "none": ("no answer", "warn"), "-": ("", "")}

@@ -14,6 +14,7 @@ from proxy.hub.admin.actions.federation import FederationActions
 from proxy.hub.admin.actions.hub import HubActions, Hubs
 from proxy.hub.admin.actions.overview import Denials, FactsElsewhere, OverviewActions
 from proxy.hub.admin.actions.policies import PolicyActions
+from proxy.hub.admin.actions.requests import RequestActions, Requests
 from proxy.hub.admin.actions.sessions import SessionActions
 from proxy.hub.admin.actions.signing_keys import SigningKeyActions
 from proxy.hub.admin.actions.simulations import SimulationActions
@@ -43,6 +44,7 @@ _GROUPS: Mapping[str, type] = {
     "federation": FederationActions,
     "clusters": ClusterActions,
     "sessions": SessionActions,
+    "requests": RequestActions,
     "policies": PolicyActions,
     "simulations": SimulationActions,
     "tokens": TokenActions,
@@ -67,6 +69,7 @@ class Administration:
     federation: FederationActions
     clusters: ClusterActions
     sessions: SessionActions
+    requests: RequestActions
     policies: PolicyActions
     simulations: SimulationActions
     tokens: TokenActions
@@ -87,6 +90,7 @@ class Administration:
         live_sessions: Sessions,
         simulations: Simulations,
         backups: Backups,
+        requests: Requests,
         clock: Callable[[], float] = time.time,
         limits: LimitsConfig | None = None,
         local_token: str = LOCAL_TOKEN_NAME,
@@ -112,6 +116,7 @@ class Administration:
             elsewhere=facts_elsewhere,
             denials=denials,
             watched=watched or {},
+            requests=requests,
         )
         return cls(
             directory,
@@ -125,6 +130,7 @@ class Administration:
             FederationActions(directory, public_url),
             ClusterActions(directory, ring, public_url, hub_ca, operations, limits.relays_per_cluster),
             SessionActions(directory, operations, live_sessions, other_hubs),
+            RequestActions(directory, requests),
             PolicyActions(directory, clock),
             SimulationActions(directory, simulations),
             TokenActions(directory, pepper, clock),
@@ -140,6 +146,7 @@ class Administration:
             agents=attrs.evolve(self.agents, directory=directory),
             federation=attrs.evolve(self.federation, directory=directory),
             clusters=attrs.evolve(self.clusters, directory=directory),
+            requests=attrs.evolve(self.requests, directory=directory, settled=settled),
             policies=attrs.evolve(self.policies, directory=directory),
             tokens=attrs.evolve(self.tokens, directory=directory),
             console=attrs.evolve(self.console, directory=directory),

@@ -15,7 +15,7 @@ import msgspec
 import trio
 
 from audit.stores import OwnTrail
-from proxy.hub.admin.other_hubs import Links, Peer
+from proxy.hub.admin.other_hubs import Peer
 from proxy.hub.admin.overview.health import Facts
 from proxy.hub.admin.overview.shapes import Attention, HubFacts
 from proxy.hub.admin.streams.changes import Watched
@@ -24,6 +24,7 @@ from proxy.hub.calls.calls import Calls
 from proxy.hub.calls.trail_watch import TrailWatch, fullness
 from proxy.hub.membership.member import Member
 from proxy.hub.membership.members import Members
+from proxy.hub.peers.asks import Answer
 from proxy.hub.peers.link import AskFailed, LinkDown, PeerLink
 from proxy.hub.relays.operations import Operations, RelayInfo
 from proxy.hub.relays.registry import Registry
@@ -130,12 +131,12 @@ def watched_of(calls: Calls, registry: Registry, trail: OwnTrail, members: Membe
     return {"sessions": sessions, "relays": relays, "hubs": hubs, "trail": lambda: trail.mark}
 
 
-def answer_facts(links: Links, facts: Facts) -> None:
-    """Answer the other hubs what this one has."""
+def answer_facts(answers: dict[str, Answer], facts: Facts) -> None:
+    """Answer the other hubs what this one has, by the answers of the mesh."""
 
     async def answer(_: PeerLink, question: Mapping[str, object]) -> dict[str, object]:
         built = msgspec.to_builtins(await facts())
         assert isinstance(built, dict)
         return built
 
-    links.answers[FACTS] = answer
+    answers[FACTS] = answer

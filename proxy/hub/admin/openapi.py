@@ -127,7 +127,7 @@ def _operation(endpoint: Endpoint, components: Mapping[str, Any]) -> _Object:
     operation: _Object = {
         "operationId": _operation_id(endpoint),
         "tags": [endpoint.resource.partition("/")[0]],
-        "x-hawse-roles": [str(role) for role in endpoint.role.holders],
+        "x-hawse-roles": [str(role) for role in endpoint.holders],
     }
     if summary:
         operation["summary"] = summary.rstrip(".")

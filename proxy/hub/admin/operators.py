@@ -53,7 +53,10 @@ class Operators:
         if token.name == self.local_token:
             actor = _with_user(actor, request.headers.getlist(USER_HEADER))
         return Caller(
-            actor=actor, role=token.role, still_valid=partial(self._still_valid, request, token.role)
+            actor=actor,
+            role=token.role,
+            person=token.person,
+            still_valid=partial(self._still_valid, request, token.role),
         )
 
     def _still_valid(self, request: Request, role: Role) -> RefusedError | None:
@@ -110,10 +113,10 @@ class Operators:
 
 def _check_role(credential: str, actor: Actor, role: Role, endpoint: Endpoint) -> None:
     """Refuse a role that the endpoint does not admit; raises RefusedError."""
-    if not role.may(endpoint.role):
+    if not endpoint.admits(role):
         message = (
             f"{credential} has the role {role}, which may not {endpoint.verb} "
-            f"{endpoint.resource}: that takes the role {listed(endpoint.role.holders)}"
+            f"{endpoint.resource}: that takes the role {listed(endpoint.holders)}"
         )
         raise RefusedError(403, "forbidden", message, actor)
 

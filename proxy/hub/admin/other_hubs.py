@@ -17,6 +17,7 @@ import trio
 
 from proxy.hub.admin.actions.hub import Hubs
 from proxy.hub.admin.live_calls import CallsPage
+from proxy.hub.membership.member import Member
 from proxy.hub.peers.asks import Answer
 from proxy.hub.peers.link import AskFailed, LinkDown, PeerLink
 from proxy.hub.relays.operations import CallsElsewhere, SessionInfo
@@ -40,7 +41,7 @@ class Peer:
     name: str
     """Its id; with a note, where it is a replaced process of this hub."""
     ask: Ask | None
-    """Asks it over the link; None without a link. Raises LinkDown, AskFailed, within ANSWER_WITHIN_S."""
+    """Asks it over its link; None without links. Raises LinkDown, AskFailed, within ANSWER_WITHIN_S."""
 
 
 class OwnCalls(Protocol):
@@ -140,15 +141,10 @@ class OtherHubsCalls:
 
 
 class Links(Protocol):
-    """The part of the mesh that this module uses (proxy.hub.peers.mesh)."""
+    """The part of HubLinks that this module uses (proxy.hub.peers.links)."""
 
-    @property
-    def answers(self) -> dict[str, Answer]:
-        """Handlers of the others' questions, by name."""
-        ...
-
-    def link_to(self, boot: str) -> PeerLink | None:
-        """Return the link to a hub process that is up, or None."""
+    async def wait_link(self, member: Member, within_s: float) -> PeerLink:
+        """Return the link to a hub process once it is up; raises LinkDown."""
         ...
 
 
@@ -157,13 +153,21 @@ def peers_of(hubs: Hubs, links: Links | None) -> list[Peer]:
     here, peers = hubs.me.hub, []
     for member in hubs.others():
         name = f"{member.hub} (replaced)" if member.hub == here else member.hub
-        link = None if links is None else links.link_to(member.boot)
-        peers.append(Peer(name, None if link is None else partial(link.ask, within_s=ANSWER_WITHIN_S)))
+        peers.append(Peer(name, None if links is None else partial(_ask, links, member)))
     return peers
 
 
-def answer_others(links: Links, own: OwnCalls) -> None:
-    """Answer what other hubs ask about the calls of this one."""
+async def _ask(
+    links: Links, member: Member, question: str, body: Mapping[str, object]
+) -> Mapping[str, object]:
+    """See Peer.ask. A hub that was just started has its link within milliseconds."""
+    until = trio.current_time() + ANSWER_WITHIN_S
+    link = await links.wait_link(member, ANSWER_WITHIN_S)
+    return await link.ask(question, body, until - trio.current_time())
+
+
+def answer_others(answers: dict[str, Answer], own: OwnCalls) -> None:
+    """Answer what other hubs ask about the calls of this one, by the answers of the mesh."""
 
     async def sessions(_: PeerLink, question: Mapping[str, object]) -> dict[str, object]:
         return await answer_sessions(own, question)
@@ -171,7 +175,7 @@ def answer_others(links: Links, own: OwnCalls) -> None:
     async def kill(_: PeerLink, question: Mapping[str, object]) -> dict[str, object]:
         return await answer_kill(own, question)
 
-    links.answers.update({SESSIONS: sessions, KILL: kill})
+    answers.update({SESSIONS: sessions, KILL: kill})
 
 
 async def answer_sessions(own: OwnCalls, question: Mapping[str, object]) -> dict[str, object]:

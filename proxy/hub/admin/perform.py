@@ -355,6 +355,7 @@ async def _read(request: Request, caller: Caller, clock: Callable[[], float]) ->
         role=caller.role,
         last_event_id=last,
         token=caller.actor.id,
+        person=caller.person,
     )
 
 

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import attrs
+
+# Stands for a value that is not shown. JSON text never is this word, so no object's value looks like it.
+MASKED: Final = "hidden"
+# Instead of MASKED as the value after, where there is another hidden one before.
+CHANGED: Final = "changed"
+# Of all texts of a view together. A longer difference is not read by a person.
+VIEW_BYTES_MAX: Final = 256 * 1024
 
 
 @attrs.frozen
@@ -14,6 +23,7 @@ class Change:
     before: str | None
     """JSON of the value; None where there was none, and MASKED for a value that is not shown."""
     after: str | None
+    """The same; CHANGED for a value that is not shown, where another one was."""
 
 
 @attrs.frozen

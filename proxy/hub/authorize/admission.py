@@ -118,7 +118,7 @@ class Caller:
 
 @attrs.frozen(eq=False)
 class Grant:
-    """An allowed request, with its agent and cluster."""
+    """An allowed request, or one that needs an approval, with its agent and cluster."""
 
     info: RequestInfo
     agent: Agent
@@ -137,7 +137,7 @@ class AuditView:
 
 @attrs.define(eq=False)
 class Call:
-    """An authenticated, parsed and allowed request."""
+    """An authenticated, parsed and allowed request, or one for which the `verdict` asks for an approval."""
 
     head: RequestHead
     parsed: ParsedRequest
@@ -186,6 +186,8 @@ class Refusal:
     """For the trail, when a policy decided."""
     details: Mapping[str, object] | None = None
     """For programs of the agent."""
+    reason: str = ""
+    """As in a Status, if it is not the status's usual one."""
 
 
 @attrs.define(eq=False)
@@ -269,14 +271,16 @@ class Admission:
             info = info.upgraded()
         bundle = caller.snapshot.bundle
         verdict = judge(bundle, agent, cluster, info, now)
-        if not verdict.decision.allowed:
+        decision = verdict.decision
+        if not decision.allowed and decision.ask is None:
             denied = denial(verdict, agent, cluster, info)
-            rule = verdict.decision.rule
-            return Refusal(403, rule, denied.message, decision=verdict.recorded, details=denied.details)
+            return Refusal(
+                403, decision.rule, denied.message, decision=verdict.recorded, details=denied.details
+            )
         grant = Grant(info, agent, cluster, verdict)
         # Long-running requests are made once on a connection, and would keep the cached grant alive for
-        # hours.
-        lasts = parsed.long_running or head.fields.upgrade is not None
+        # hours. An asked call is seldom repeated.
+        lasts = parsed.long_running or head.fields.upgrade is not None or decision.ask is not None
         if parsed.cacheable and not (lasts or bundle.timed):
             if len(caller.granted) >= GRANTS_REMEMBERED_MAX:
                 caller.granted.clear()

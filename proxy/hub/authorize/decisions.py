@@ -1,4 +1,4 @@
-"""Policy decisions as the audit trail records them, and as denied agents see them."""
+"""Policy decisions as the audit trail records them, and as agents see them that are not allowed."""
 
 from __future__ import annotations
 
@@ -28,6 +28,11 @@ class Verdict:
         return self.decision.allowed
 
     @property
+    def asked(self) -> bool:
+        """Whether a person decides about the call. It is then not allowed."""
+        return self.decision.ask is not None
+
+    @property
     def rule(self) -> str:
         """The rule that decided, prefixed by its policy if it has one."""
         decision = self.decision
@@ -54,22 +59,21 @@ def _verdict(decision: Decision, bundle: Bundle) -> Verdict:
     first = next(iter(_remembered.values()), None)
     if first is not None and (first.bundle is not bundle or len(_remembered) >= _VERDICTS_REMEMBERED_MAX):
         _remembered.clear()
-    effect = "allow" if decision.allowed else "deny"
-    recorded = RecordedDecision(effect, decision.rule, decision.policy, bundle.id)
+    recorded = RecordedDecision(decision.effect.value, decision.rule, decision.policy, bundle.id)
     verdict = _remembered[decision] = Verdict(decision, bundle, recorded)
     return verdict
 
 
 @attrs.frozen
 class Denial:
-    """The answer to a denied agent: a sentence, and its parts for programs."""
+    """The answer to an agent whose call is not allowed: a sentence, and its parts for programs."""
 
     message: str
     details: dict[str, object]
 
 
 def denial(verdict: Verdict, agent: Agent, cluster: Cluster, info: RequestInfo) -> Denial:
-    """Explain a denial.
+    """Explain a denial, or why a call needs an approval.
 
     The parts are the `details` of a Kubernetes Status: the request, and under `causes` the rule, the allowed
     alternative and the contact, each with its own reason.

@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Hashable
 from functools import partial
 
+import attrs
+
 from audit.errors import AuditUnavailable
 from audit.ids import new_eid
 from audit.record import Event, Phase
@@ -35,6 +37,7 @@ from proxy.message.head import RequestHead
 from tunnel.net.waker import Waker
 
 _LEFT = Failure(StreamCode.CANCEL, Processed.MAYBE, "the client or the hub went away")
+_NOT_SENT = attrs.evolve(_LEFT, processed=Processed.NO)
 
 
 def begin(
@@ -73,6 +76,10 @@ def begin(
     call = calls.admit(head, parsed, caller, client_ip, now, now_s)
     if isinstance(call, Refusal):
         return BegunRefusal(connection, head, call)
+    if call.verdict.decision.ask is not None:
+        asked = BegunAsked(calls, connection, call, now, now_s)
+        calls.enter(asked)
+        return asked
     live = BegunCall(calls, connection, call, relay, now, now_s)
     calls.enter(live)
     return live
@@ -107,6 +114,46 @@ class BegunRefusal:
 
     def give_up(self) -> None:
         """See Begun. Nothing is under way."""
+
+
+class BegunAsked(LiveCall):
+    """A call that was begun without a task, and that a rule asks about (Begun). The task answers it."""
+
+    def __init__(
+        self, calls: Calls, connection: ServerConnection, call: Call, began_at: float, began_s: float
+    ) -> None:
+        super().__init__(call, new_eid(), connection, began_at, began_s)
+        self._calls = calls
+        parked = connection.parked
+        assert parked is not None, "it begins requests"
+        self._parked = parked
+
+    @property
+    def peer(self) -> Hashable:
+        """See Begun."""
+        return self.connection.peer
+
+    def start(self) -> None:
+        """See Begun."""
+        self._parked.hand_over()
+
+    async def carry_on(self) -> None:
+        """See Begun and AskedCalls."""
+        calls = self._calls
+        try:
+            assert calls.asked is not None, "the hub sets it before it accepts"
+            await calls.asked.carry(self.connection, self)
+        finally:
+            calls.leave(self)
+
+    def give_up(self) -> None:
+        """See Begun. The task was cancelled before it continued the call."""
+        calls = self._calls
+        try:
+            outcome = failed(_NOT_SENT, CloseReason.CLIENT_GONE, self.tally)
+            calls.close(self, calls.opening(self), outcome, self.began_s)
+        finally:
+            calls.leave(self)
 
 
 class BegunCall(LiveCall):

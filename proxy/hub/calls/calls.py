@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from audit.errors import AuditUnavailable
 from audit.ids import new_eid
-from audit.record import Decision, Event, Kind, Phase, Response, Tunnel
+from audit.record import Approval, Decision, Event, Kind, Phase, Response, Tunnel
 from audit.recorder import Recorder
 from auth.jws import TokenError
 from auth.principal import Principal
@@ -37,6 +37,7 @@ from proxy.hub.authorize.admission import (
 )
 from proxy.hub.authorize.decisions import Verdict, judge
 from proxy.hub.authorize.events import GUARDRAILS, Trail
+from proxy.hub.calls.asked import AskedCalls, goes_on
 from proxy.hub.calls.forwarding import FirstAttempt, Forwarding, OpenedStream
 from proxy.hub.calls.limits import Exceeded, Limits
 from proxy.hub.calls.live import Ending, LiveCall, LiveCalls
@@ -91,6 +92,8 @@ class Calls:
     """The server runs it, and calls its `reconsider` when the directory has changed."""
     limits: Limits = attrs.field(init=False)
     """The server runs it, on `live`."""
+    asked: AskedCalls | None = attrs.field(init=False, default=None)
+    """Answers the calls that a rule asks about; set before the first call."""
     hosts: ClusterHosts | None = attrs.field(init=False)
     """The hosts of the clusters, if they have any."""
 
@@ -139,17 +142,19 @@ class Calls:
             return Ending(CloseReason.REVOKED, f"agent:{agent.name} is no longer in {', '.join(lost)}")
         bundle = self.directory.current.bundle
         verdict = judge(bundle, agent, cluster, call.info, time.time())
-        if not verdict.allowed:
+        if not (verdict.allowed or goes_on(live, verdict, self.asked)):
             why = f": {verdict.decision.failure}" if verdict.decision.failure else ""
-            return Ending(CloseReason.REVOKED, f"{verdict.rule} denies it since bundle {bundle.id}{why}")
+            denies = "asks for an approval of it" if verdict.asked else "denies it"
+            return Ending(CloseReason.REVOKED, f"{verdict.rule} {denies} since bundle {bundle.id}{why}")
         self._limit(live, verdict)
         return None
 
     def _limit(self, live: LiveCall, verdict: Verdict) -> None:
-        """Limit a call to the duration that its rule allows, from its beginning."""
+        """Limit a call to the duration that its rule allows, from its beginning or its approval."""
         longest_s = verdict.decision.max_duration_s
-        if longest_s is not None:
-            left_s = live.began_s + longest_s - time.monotonic()
+        began_s = live.began_s if live.call.verdict.decision.ask is None else live.forwarded_s
+        if longest_s is not None and began_s is not None:
+            left_s = began_s + longest_s - time.monotonic()
             self.live.limit(live, left_s, f"{verdict.rule} allows {longest_s:.0f} s, and they are over")
 
     def placed(self, head: RequestHead) -> RequestHead | None:
@@ -215,7 +220,11 @@ class Calls:
         # This comes before the first wait, so that every later change of the directory finds the call.
         self.enter(live)
         try:
-            opening = await self._record(connection, live)
+            if call.verdict.decision.ask is not None:
+                assert self.asked is not None, "the hub sets it before it accepts"
+                await self.asked.carry(connection, live)
+                return
+            opening = await self.record(connection, live)
             if opening is not None:
                 await self.carry(connection, live, opening, None, time.monotonic())
         finally:
@@ -267,7 +276,7 @@ class Calls:
             note=refusal.note or refusal.message,
             undecided=refusal.decision is None and refusal.status != 403,
         )
-        self._refused(event, refusal.status)
+        self.refused(event, refusal.status)
 
     def enter(self, live: LiveCall) -> None:
         """Make a call one of the live calls, and of its agent's calls."""
@@ -284,7 +293,7 @@ class Calls:
 
     def opening(self, live: LiveCall, *, phase: Phase = Phase.COMPLETE) -> Event:
         """Return the event of a call's beginning: its intent, or the basis of a read's closing event."""
-        call = live.call
+        call, approved = live.call, live.approved
         return self.trail.call(
             head=call.head,
             parsed=call.parsed,
@@ -292,10 +301,11 @@ class Calls:
             claims=call.claims,
             agent=call.agent,
             cluster=call.cluster,
-            decision=call.verdict.recorded,
+            decision=call.verdict.recorded if approved is None else approved.recorded,
             phase=phase,
             eid=live.eid,
             began_at=live.began_at,
+            approval=None if approved is None else Approval(approved.request_id),
         )
 
     def start(self, live: LiveCall) -> Event:
@@ -304,7 +314,7 @@ class Calls:
         live.show()
         return replace(opening, relay=live.relay, impersonated=live.impersonated or opening.impersonated)
 
-    async def _record(self, connection: ServerConnection, live: LiveCall) -> Event | None:
+    async def record(self, connection: ServerConnection, live: LiveCall) -> Event | None:
         """Return the opening event, durable for a write; None if the call was refused, and must not move."""
         durable = live.call.durable
         opening = self.opening(live, phase=Phase.INTENT if durable else Phase.COMPLETE)
@@ -331,7 +341,7 @@ class Calls:
             if opening is not None and not live.call.durable:
                 # The event of the gap counts refused writes. A refused read has only this event. It comes
                 # last, because a read with a slow client may have its `start` event meanwhile.
-                self._refused(replace(opening, note=message), 503)
+                self.refused(replace(opening, note=message), 503)
 
     async def carry(
         self,
@@ -380,7 +390,8 @@ class Calls:
         self.recorder.complete(closing)
         self.observe(closing)
 
-    def _refused(self, event: Event, status: int) -> None:
+    def refused(self, event: Event, status: int) -> None:
+        """Record a call that was not forwarded."""
         closing = event.completed(datetime.now(UTC), resp=Response(status, processed="no"))
         self.recorder.complete(closing)
         self.observe(closing)
@@ -421,7 +432,9 @@ def _seen(live: LiveCall) -> Processed:
 def refusal_response(head: RequestHead, refusal: Refusal) -> tuple[ResponseHead, bytes]:
     """Return the answer to a refused call."""
     bytes_max = STATUS_BYTES_MAX if head.upgrade is not None else DENIAL_BYTES_MAX
-    return status_response(refusal.status, "", refusal.message, details=refusal.details, bytes_max=bytes_max)
+    return status_response(
+        refusal.status, refusal.reason, refusal.message, details=refusal.details, bytes_max=bytes_max
+    )
 
 
 def _lost_groups(before: Principal | None, now: Principal | None) -> list[str]:

@@ -30,6 +30,10 @@ from proxy.message.rewrite import guardrail_of, hub_request_bytes, hub_response_
 from proxy.message.status import failure_response, status_response, with_processed
 from tunnel import Detached, Draining, Interruptions, SessionClosed, Stream, TooManyStreams
 
+# The API server's answers by which nothing was done: a conflict of versions, and an eviction that a
+# PodDisruptionBudget forbids for now. Clients repeat both. Behind a proxy, a backend may mean something else.
+_NOT_TAKEN = frozenset({409, 429})
+
 
 class ClusterOffline(Exception):
     """No relay of a cluster can take a request now."""
@@ -116,7 +120,8 @@ class Forwarding:
         if first is not None and live.tally.status:
             # The answer has begun, so the client's connection is cut, and no other attempt follows.
             return await first.outcome_of_first()
-        with connection.as_port(begin=first is None, keep_body=True) as client:
+        body, live.body = live.body, b""
+        with connection.as_port(begin=first is None, keep_body=True, body=body) as client:
             outcome = await self._attempts(connection, client, live, first)
         return await self._answer_failed(connection, live, outcome)
 
@@ -294,6 +299,8 @@ def pass_head(forwarding: Forwarding, live: LiveCall, head: ResponseHead) -> Res
     tally = live.tally
     tally.status = status
     tally.upgraded = status == 101
+    if live.approved is not None:
+        live.approved.settle(taken=not live.guardrail and (parsed.tail or status not in _NOT_TAKEN))
     if not parsed.small and call.long:
         # The token is most of the request's headers, and a watch keeps them for hours.
         call.head.fields.forget_parts()

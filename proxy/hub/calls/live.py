@@ -22,7 +22,7 @@ from typing import NoReturn
 import attrs
 import trio
 
-from audit.record import Impersonated
+from audit.record import Decision, Impersonated
 from audit.record import Relay as RecordedRelay
 from proxy.exchange.client_port import ClientPort
 from proxy.exchange.engine import Exchange
@@ -51,6 +51,24 @@ ENDED_PER_PASS_MAX = 256
 
 _CODES = {CloseReason.DEADLINE: StreamCode.DEADLINE, CloseReason.OVERLOADED: StreamCode.OVERLOADED}
 _MEMORY = "memory is full, and this agent's calls hold the most of it"
+
+
+@attrs.define(eq=False)
+class Approved:
+    """The approval by which an asked call goes on."""
+
+    request_id: str
+    recorded: Decision
+    """The decision as the trail records it."""
+    on_settled: Callable[[bool], None]
+    """Called once, with whether the API server took the call."""
+    settled: bool = False
+
+    def settle(self, *, taken: bool) -> None:
+        """Note whether the API server took the call. Only the first time counts."""
+        if not self.settled:
+            self.settled = True
+            self.on_settled(taken)
 
 
 @attrs.frozen
@@ -92,6 +110,12 @@ class LiveCall:
     """The instance of the relay that it was moved from."""
     guardrail: str = ""
     """The guardrail by which the relay answered instead of the API server."""
+    approved: Approved | None = None
+    """The approval by which it goes on, if a rule asks for one."""
+    forwarded_s: float | None = None
+    """When it was forwarded, in monotonic seconds, if a rule asks for an approval."""
+    body: bytes = b""
+    """Its whole body, from its end until the client's port has it, if a rule asks for an approval."""
     _waiting: trio.CancelScope | None = None
 
     # Attributes that few calls need are class attributes above, since one object is made for each call.
@@ -150,8 +174,8 @@ class LiveCall:
 
     @property
     def held_bytes(self) -> int:
-        """The memory of its connections, and of the data in transit."""
-        held = self.connection.held_bytes
+        """The memory of its connections, of the data in transit, and of a body that waits."""
+        held = self.connection.held_bytes + len(self.body)
         return held if self.ports is None else held + self.ports[1].held_bytes
 
     @property

@@ -39,6 +39,8 @@ class Person:
     token_id: str
     hash: str = attrs.field(repr=False)
     """Of the session's cookie."""
+    approves_as: str = ""
+    """The person of the admin token, for the role approver; "" for the others."""
 
     def may(self, role: str) -> bool:
         """Return whether the person's role includes the rights of `role`."""
@@ -80,7 +82,8 @@ class People:
             actor=person.actor,
             role=Role(person.role),
             mode="console",
-            person=person.session,
+            session=person.session,
+            person=person.approves_as,
             still_valid=partial(self.refused, person),
         )
 
@@ -136,6 +139,7 @@ class People:
             expires_at=session.expires_at,
             token_id=token.id,
             hash=digest,
+            approves_as=token.person,
         )
 
     def _ended(self, token: AdminToken, session: ConsoleSession, now: float) -> bool:

@@ -23,6 +23,7 @@ from proxy.hub.home.sections.console import ConsoleConfig, faults_of_console
 from proxy.hub.home.sections.database import DatabaseConfig, faults_of_database
 from proxy.hub.home.sections.limits import LimitsConfig, faults_of_limits
 from proxy.hub.home.sections.peer import PeerConfig, faults_of_peer, misleading_address
+from proxy.hub.home.sections.webhook import WebhookConfig, faults_of_webhooks
 from proxy.listener.balancers import Balancers
 from proxy.process.config import (
     PING_S,
@@ -145,6 +146,8 @@ class HubConfig:
     tunnel: TunnelConfig = TunnelConfig()
     audit: AuditConfig = AuditConfig()
     stop: StopConfig = StopConfig()
+    webhook: tuple[WebhookConfig, ...] = ()
+    """The receivers of messages about requests for approval."""
     log_format: Literal["text", "json"] = "text"
     """How the log on stderr is written."""
 
@@ -241,6 +244,7 @@ def _check(config: HubConfig) -> list[str]:
     fault = fault_of_ping(config.tunnel.ping_s)
     if fault is not None:
         faults.append(f"tunnel.ping_s: {fault}")
+    faults.extend(faults_of_webhooks(config.webhook))
     faults.extend(f"audit.mask: {fault}" for fault in _check_mask(config.audit.mask))
     return faults
 

@@ -16,15 +16,20 @@ from tunnel.net.connect import NO_NAME, open_first, wrap_client
 
 # The default when a URL has no port.
 HTTPS_PORT = 443
+# Both commands that add an issuer or a relay's URL (`federation` and `cluster add`) have this option.
+_ADD_AGAIN = "add it again with --allow-private-address"
 
 
 class AddressRefusedError(OSError):
     """A name resolves to an address that the hub must not connect to."""
 
 
-async def dial_checked(host: str, port: int, context: ssl.SSLContext, *, private: bool) -> trio.abc.Stream:
+async def dial_checked(
+    host: str, port: int, context: ssl.SSLContext, *, private: bool, allow_by: str = _ADD_AGAIN
+) -> trio.abc.Stream:
     """Connect to a host by TLS, unless an address check refuses it; `private` allows private addresses.
 
+    `allow_by` says how an operator allows them.
     Raises OSError (AddressRefusedError) or trio.BrokenResourceError. When cancelled, nothing is left open.
     """
     try:
@@ -38,8 +43,7 @@ async def dial_checked(host: str, port: int, context: ssl.SSLContext, *, private
         if is_never_allowed(there):
             refusal = f"{host} leads to {address}, an address that the hub never connects to"
         elif not private and not is_public(there):
-            # Both commands that add such a URL (`cluster add` and `federation`) have this option.
-            meant = "if that is intended, add it again with --allow-private-address"
+            meant = f"if that is intended, {allow_by}"
             refusal = f"{host} resolves to {address}, which is not a public address ({meant})"
         else:
             allowed.append(str(address))

@@ -20,6 +20,7 @@ from proxy.hub.peers.accepting import Accepting
 from proxy.hub.peers.asks import Answer, Answerer, refuse
 from proxy.hub.peers.dialling import Connect, Dialling, Membership
 from proxy.hub.peers.link import ASK, ROUTES, PeerLink
+from proxy.hub.peers.links import HubLinks
 from proxy.hub.peers.routes import Announcer, BadRoutesError, LocalRoutes, RouteFactory, RouteTable
 from tunnel import (
     CloseCode,
@@ -53,8 +54,7 @@ class Mesh:
     """Notices the agents' requests that are served without a task: their streams leave at the end of its
     pass."""
     settings: Settings = attrs.Factory(Settings)
-    links: list[PeerLink] = attrs.field(init=False, factory=list)
-    """All that have not ended, the oldest first. A hub may have two, while a new one replaces the first."""
+    links: HubLinks = attrs.field(init=False, factory=HubLinks)
     streams: dict[bytes, Callable[[PeerLink, Stream], None]] = attrs.field(init=False)
     """Handlers of the others' streams under group 0, by their head. Called as by Session.on_stream."""
     on_call: Callable[[PeerLink, Stream], None] | None = attrs.field(init=False, default=None)
@@ -96,13 +96,6 @@ class Mesh:
     def unreachable(self) -> tuple[str, ...]:
         """Ids of living hubs that this one has to dial, and could not for UNREACHABLE_S."""
         return self._dialling.unreachable
-
-    def link_to(self, boot: str) -> PeerLink | None:
-        """Return the newest link to this boot of a hub that is up, or None."""
-        for link in reversed(self.links):
-            if link.member.boot == boot and link.up:
-                return link
-        return None
 
     def routes_changed(self) -> None:
         """Tell the others at once that a session has come or gone."""
@@ -155,6 +148,7 @@ class Mesh:
             session.flush_after(self.readiness)
         self.links.append(link)
         self._table.attach(link)
+        self.links.came_up()
         reason = "this hub stops"
         _log.info("linked to hub %s at %s", name, session.peer_name)
         try:
@@ -180,6 +174,7 @@ class Mesh:
             self._table.away(link)
             if await link.session.wait_attached():
                 self._table.back(link)
+                self.links.came_up()
 
     async def _end_when_replaced(self, link: PeerLink) -> None:
         """End a link that was asked to open no more, once the next one has its place and it is quiet."""

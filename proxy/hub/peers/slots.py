@@ -14,6 +14,7 @@ import trio
 
 from proxy.hub.peers.asks import Answer
 from proxy.hub.peers.link import AskFailed, LinkDown, PeerLink
+from proxy.hub.peers.links import HubLinks
 from proxy.hub.relays.relay_limit import ANSWER_S
 
 ANSWERS: Final = "answers"
@@ -21,14 +22,6 @@ ANSWERS: Final = "answers"
 ASKED_S: Final = ANSWER_S + 1.0
 # A link that is lost is dialled each second.
 LOOK_S: Final = 0.2
-
-
-class Links(Protocol):
-    """The part of the mesh that asks and answers."""
-
-    @property
-    def answers(self) -> dict[str, Answer]: ...
-    def link_to(self, boot: str) -> PeerLink | None: ...
 
 
 class SlotKeeper(Protocol):
@@ -41,7 +34,9 @@ class SlotKeeper(Protocol):
 class SlotQuestions:
     """Asks and answers over the links of a hub."""
 
-    links: Links
+    links: HubLinks
+    answers: dict[str, Answer]
+    """Those of the mesh."""
 
     async def ask(self, hub_boot: str, session: str, instance: str) -> bool:
         """Return whether a relay at another hub answers; waits for the link until cancelled.
@@ -67,4 +62,4 @@ class SlotQuestions:
                 raise AskFailed("the question names no session, or no instance")
             return {"answers": await keeper.answers(session, instance)}
 
-        self.links.answers[ANSWERS] = answer
+        self.answers[ANSWERS] = answer

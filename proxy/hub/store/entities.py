@@ -192,6 +192,8 @@ class AdminToken:
     expires_at: float | None = None
     remote: bool = False
     """Whether it counts at the console's listener."""
+    person: str = ""
+    """Who approves with it, as rules name their approvers; "" but for the role approver."""
 
     def expired(self, now: float) -> bool:
         """Return whether the token has expired."""

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 from urllib.parse import urlsplit
 
+from auth.policy.ask import ANY_PERSON, NOT_OWNER, OWNER
 from auth.policy.document import LABEL_KEY, LABEL_VALUE
 from auth.principal import IdentityError, slug
 from proxy.hub.store.engines.errors import InvalidError, NotFoundError
@@ -19,6 +20,8 @@ LABELS_MAX = 64
 OWNER_LENGTH_MAX = 254
 PEM_LENGTH_MAX = 64 * 1024
 
+# In the `approvers` of a rule they are not persons.
+_NOT_PERSONS = frozenset({OWNER, NOT_OWNER, ANY_PERSON})
 # RFC 6052, RFC 8215, and the IPv4-compatible addresses that RFC 4291 has deprecated.
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _NAT64_LOCAL = ipaddress.IPv6Network("64:ff9b:1::/48")
@@ -39,6 +42,22 @@ def check_owner(owner: str) -> None:
         raise InvalidError(
             f"the owner is a person's name or address, 1 to {OWNER_LENGTH_MAX} printable characters"
         )
+
+
+def check_person(person: str, *, needed: bool) -> None:
+    """Raise InvalidError unless this is a person's name or address, or "" where none is needed."""
+    if not needed:
+        if person:
+            raise InvalidError("a person belongs to a token of the role approver alone: leave it out")
+        return
+    if not person:
+        raise InvalidError("a token of the role approver needs a person: --person you@example.com")
+    if not 1 <= len(person) <= OWNER_LENGTH_MAX or not person.isprintable() or person != person.strip():
+        raise InvalidError(
+            f"the person is a name or an address, 1 to {OWNER_LENGTH_MAX} printable characters"
+        )
+    if person in _NOT_PERSONS or person.startswith(("!", "group:")):
+        raise InvalidError(f"{shown(person)} is a word of rules, and no person's name or address")
 
 
 def check_labels(labels: Mapping[str, str]) -> None:

@@ -14,6 +14,7 @@ class Role(StrEnum):
     VIEWER = "viewer"
     AUDITOR = "auditor"
     OPERATOR = "operator"
+    APPROVER = "approver"
     ADMIN = "admin"
 
     def may(self, needed: Role) -> bool:
@@ -33,6 +34,7 @@ _HELD: Final[Mapping[Role, frozenset[Role]]] = {
     Role.VIEWER: _VIEWER,
     Role.AUDITOR: _VIEWER | {Role.AUDITOR},
     Role.OPERATOR: _VIEWER | {Role.OPERATOR},
+    Role.APPROVER: _VIEWER | {Role.APPROVER},
     Role.ADMIN: frozenset(Role),
 }
 
@@ -41,7 +43,8 @@ MEANINGS: Final[Mapping[Role, str]] = {
     Role.VIEWER: "reads /metrics, teams, agents, clusters, relays, keys, policies",
     Role.AUDITOR: "viewer, and reads the trail, simulates policies, lists tokens",
     Role.OPERATOR: "viewer, and sees and kills live calls, locks and unlocks agents",
-    Role.ADMIN: "everything",
+    Role.APPROVER: "viewer, and sees, approves, denies and revokes requests, as a person",
+    Role.ADMIN: "everything, but for approving requests",
 }
 
 

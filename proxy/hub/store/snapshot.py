@@ -298,6 +298,7 @@ def _read_admin_tokens(connection: Connection, faults: list[str]) -> Mapping[str
             created_at=row.created_at,
             expires_at=row.expires_at,
             remote=row.remote,
+            person=row.person,
         )
     return tokens
 

@@ -25,7 +25,7 @@ from proxy.hub.store.entities import IDLE_S, SESSION_S, Snapshot
 from proxy.hub.store.federation import Federation
 from proxy.hub.store.local_user import LOCAL_TOKEN_NAME, is_local_token_name
 from proxy.hub.store.migrations import tables as t
-from proxy.hub.store.names import check_name
+from proxy.hub.store.names import check_name, check_person
 from proxy.hub.store.policies import Policies
 from proxy.hub.store.roles import Role
 from proxy.hub.store.sealed import Sealed
@@ -146,21 +146,25 @@ class Store(Teams, Agents, Clusters, Relays, Federation, Policies, Sealed):
         role: Role,
         expires_at: float | None = None,
         remote: bool = False,
+        person: str = "",
     ) -> str:
         """Add a token of the admin API and return its id; raises InvalidError, ConflictError."""
         check_name("token name", name)
+        check_person(person, needed=role is Role.APPROVER)
         if is_local_token_name(name):
             raise InvalidError(f"the name {name} is reserved for a hub's own token: choose another name")
         with self._change() as connection:
             step = f": `hawse admin token remove {name}` removes it, so that you can add a new one"
             refuse_taken(connection, t.admin_tokens, "token", name, next_step=step)
-            return self._insert_admin_token(connection, name, token_hash, role, expires_at, remote=remote)
+            return self._insert_admin_token(
+                connection, name, token_hash, role, expires_at, remote=remote, person=person
+            )
 
     def put_local_token(self, token_hash: str, name: str = LOCAL_TOKEN_NAME) -> str:
         """Replace the token of a hub's own machine, and return the new one's id."""
         with self._change() as connection:
             connection.execute(sa.delete(t.admin_tokens).where(t.admin_tokens.c.name == name))
-            return self._insert_admin_token(connection, name, token_hash, Role.ADMIN, None, remote=False)
+            return self._insert_admin_token(connection, name, token_hash, Role.ADMIN, None)
 
     def _insert_admin_token(
         self,
@@ -170,7 +174,8 @@ class Store(Teams, Agents, Clusters, Relays, Federation, Policies, Sealed):
         role: Role,
         expires_at: float | None,
         *,
-        remote: bool,
+        remote: bool = False,
+        person: str = "",
     ) -> str:
         token_id = new_id()
         connection.execute(
@@ -183,6 +188,7 @@ class Store(Teams, Agents, Clusters, Relays, Federation, Policies, Sealed):
                 created_at=self._clock(),
                 expires_at=expires_at,
                 remote=remote,
+                person=person,
             )
         )
         return token_id

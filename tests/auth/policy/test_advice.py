@@ -126,6 +126,64 @@ def test_nothing_is_named_that_is_denied_all_the_same() -> None:
     assert told.instead == "you may get, list, watch pods there"
 
 
+ASKS = "- {id: risky, effect: ask, verbs: [delete, patch], resources: [pods], ask: {approvers: [any]}"
+
+
+def test_a_rule_that_asks_gives_its_own_words_and_no_alternatives() -> None:
+    words = "reason: it is production, instead: use the staging cluster"
+    told = advice(bundle(policy(f"{ASKS}, {words}}}\n{LOOK}")), "DELETE /api/v1/namespaces/a/pods/x")
+    assert told.asks
+    assert told.message == (
+        "delete of pods x in namespace a on cluster prod needs an approval (p/risky): it is production; "
+        "instead: use the staging cluster; ask owner@example.com"
+    )
+    told = advice(bundle(policy(f"{ASKS}}}\n{LOOK}")), "DELETE /api/v1/namespaces/a/pods/x")
+    assert (told.why, told.instead) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("more", "instead"),
+    [
+        ("", "you may get, list, watch pods there; with an approval you may patch, delete pods there"),
+        # The condition may not hold, and then no rule allows it.
+        (
+            ", when: request.reads",
+            "you may get, list, watch pods there; with an approval you may patch, delete pods there",
+        ),
+        (", namespaces: [b]", "you may get, list, watch pods there"),
+        (", resourceNames: [web]", "you may get, list, watch pods there"),
+    ],
+)
+def test_a_denial_names_what_is_allowed_with_an_approval(more: str, instead: str) -> None:
+    made = bundle(policy(f"{ASKS}{more}}}\n{LOOK}"))
+    assert advice(made, "PUT /api/v1/namespaces/a/pods/x").instead == instead
+
+
+def test_a_denial_names_where_an_approval_helps() -> None:
+    made = bundle(policy(f"{ASKS}, namespaces: [b]}}\n{LOOK}"))
+    told = advice(made, "DELETE /api/v1/namespaces/a/pods/x").instead
+    assert told == (
+        "you may get, list, watch pods there; with an approval you may delete pods in namespaces b"
+    )
+
+
+def test_what_needs_an_approval_is_not_said_to_be_allowed() -> None:
+    everything = "- {id: all, effect: allow, verbs: [read, write], resources: [pods]}"
+    no = "- {id: no, effect: deny, verbs: [update]}"
+    told = advice(bundle(policy(f"{ASKS}}}\n{everything}\n{no}")), "PUT /api/v1/namespaces/a/pods/x")
+    assert told.instead == (
+        "you may get, list, watch, create, deletecollection pods there; "
+        "with an approval you may patch, delete pods there"
+    )
+
+
+def test_a_condition_that_fails_in_a_rule_that_asks_is_explained_as_a_denial() -> None:
+    made = bundle(policy(f"{ASKS}, when: 'cluster.labels.x == \"y\"'}}\n{LOOK}"))
+    told = advice(made, "DELETE /api/v1/namespaces/a/pods/x")
+    assert not told.asks
+    assert "is denied by p/risky: the condition needs 'x', which is not there" in told.message
+
+
 def test_a_read_is_never_offered_instead_of_an_exec() -> None:
     rules = "- {id: look, effect: allow, verbs: [read, get], resources: ['*', '*/*']}"
     told = advice(bundle(policy(rules)), "GET /api/v1/namespaces/a/pods/x/exec?command=id")

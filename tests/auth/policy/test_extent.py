@@ -24,6 +24,13 @@ def word(of: Bundle) -> str:
         (EVERY + f"- {{id: no, effect: deny, verbs: [{WRITES}]}}", "read"),
         (EVERY + "- {id: no, effect: deny, verbs: [write], resources: ['*']}", "read"),
         (EVERY + "- {id: no, effect: deny, verbs: ['*']}", "nothing"),
+        (EVERY + "- {id: x, effect: ask, verbs: [write], ask: {approvers: [any]}}", "some"),
+        (EVERY + "- {id: x, effect: ask, verbs: [write], namespaces: [a], ask: {approvers: [any]}}", "all"),
+        (
+            LOOK + "- {id: x, effect: ask, verbs: [delete], resources: [pods], ask: {approvers: [any]}}",
+            "some",
+        ),
+        ("- {id: x, effect: ask, verbs: ['*'], ask: {approvers: [any]}}", "some"),
         (LOOK, "read"),
         ("- {id: x, effect: allow, verbs: [get, list, watch], resources: ['*']}", "read"),
         (LOOK + "- {id: x, effect: allow, verbs: [patch], resources: [pods], namespaces: [a]}", "some"),

@@ -17,9 +17,8 @@ from auth.policy.match import (
     Facts,
     binds,
     compile_bundle,
-    mismatch,
-    names_match,
 )
+from auth.policy.subjects import mismatch, names_match
 from auth.policy.text import PolicyError
 from auth.request_kind import is_discovery, request_kind_of
 from auth.requestinfo import RequestInfo, parse
@@ -326,7 +325,7 @@ def test_clusters_are_chosen_by_name_and_label(selector: str, about: set[str]) -
 
 def test_a_condition_that_fails_is_a_denial_whichever_way_its_rule_goes() -> None:
     failing = "when: 'cluster.labels.nothing == \"a\"'"
-    for effect in ("allow", "deny"):
+    for effect in ("allow", "deny", "ask, ask: {approvers: [any]}"):
         rule = f"- {{id: c, effect: {effect}, verbs: [read], resources: [pods], {failing}}}\n{ALL}"
         decision = ask(policy(rule), f"GET {POD}")
         assert told(decision) == (False, "c")
@@ -427,8 +426,10 @@ def _some(values: list[str]) -> st.SearchStrategy[list[str]]:
 def rules(draw: st.DrawFn) -> str:
     lines = []
     for number in range(draw(st.integers(1, 6))):
-        effect = draw(st.sampled_from(["allow", "allow", "deny"]))
+        effect = draw(st.sampled_from(["allow", "allow", "ask", "deny"]))
         fields = [f"id: r{number}", f"effect: {effect}", f"verbs: {draw(_some(VERBS))}"]
+        if effect == "ask":
+            fields.append("ask: {approvers: [any]}")
         fields.append(f"resources: {draw(_some(RESOURCES))}")
         if draw(st.booleans()):
             fields.append(f"resourceNames: {draw(_some(['web', 'db-*', '!db-1']))}")
@@ -443,25 +444,30 @@ def rules(draw: st.DrawFn) -> str:
 
 
 REQUESTS = st.builds(
-    "{} {}{}/{}{}{}".format,
+    "{} {}{}/{}{}{}{}".format,
     st.sampled_from(["GET", "POST", "PUT", "DELETE", "OPTIONS"]),
     st.sampled_from(["/api/v1", "/apis/apps/v1"]),
     st.sampled_from(["", "/namespaces/app-1", "/namespaces/app-2", "/namespaces/kube-system"]),
     st.sampled_from(["pods", "secrets"]),
     st.sampled_from(["", "/web", "/db-1", "/db-2"]),
     st.sampled_from(["", "/log", "/exec"]),
+    st.sampled_from(["", "?dryRun=All"]),
 )
 
 
-def plainly(of: Bundle, agent: Agent, cluster: Cluster, info: RequestInfo) -> tuple[bool, str]:
+def plainly(of: Bundle, agent: Agent, cluster: Cluster, info: RequestInfo) -> tuple[str, str]:
     """The rules' decision, evaluated one by one without the memo."""
     if is_discovery(info):
-        return True, "discovery"
+        return "allow", "discovery"
     kind = request_kind_of(info)
-    for allows in (False, True):
+    for effect in ("deny", "ask", "allow"):
         for each in of.policies:
             for rule in each.rules:
-                if not binds(each, agent, cluster) or rule.allows is not allows or (allows and not kind.verb):
+                if not binds(each, agent, cluster) or rule.effect != effect:
+                    continue
+                if effect != "deny" and not kind.verb:
+                    continue
+                if rule.ask is not None and rule.ask.trusts(info):
                     continue
                 if mismatch(rule, kind) or not names_match(rule, info.name, kind):
                     continue
@@ -471,9 +477,9 @@ def plainly(of: Bundle, agent: Agent, cluster: Cluster, info: RequestInfo) -> tu
                     ):
                         continue
                 except ConditionError:
-                    return False, rule.id
-                return allows, rule.id
-    return False, "no-rule-allows"
+                    return "deny", rule.id
+                return effect, rule.id
+    return "deny", "no-rule-allows"
 
 
 @given(rules(), rules(), st.lists(REQUESTS, min_size=1, max_size=12))
@@ -484,7 +490,9 @@ def test_what_is_remembered_decides_as_the_rules_do(one: str, two: str, requests
         method, _, target = request.partition(" ")
         info = parse(method.encode(), target.encode())
         for agent in agents:
-            assert told(made.decide(agent, CLUSTER, info, 0.0)) == plainly(made, agent, CLUSTER, info)
+            decision = made.decide(agent, CLUSTER, info, 0.0)
+            assert (decision.effect, decision.rule) == plainly(made, agent, CLUSTER, info)
+            assert (decision.ask is not None) is (decision.effect == "ask")
 
 
 def test_the_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

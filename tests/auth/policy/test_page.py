@@ -6,9 +6,11 @@ import re
 import textwrap
 from pathlib import Path
 
+from auth.policy.ask import APPROVERS_MAX, VALID_FOR_S, VALID_FOR_S_MAX, WAIT_S, WAIT_S_MAX, Ask
 from auth.policy.bundled import first_sources
+from auth.policy.document import ASK_FIELDS, RULE_FIELDS
 from auth.policy.match import compile_bundle
-from auth.policy.rules import VERBS
+from auth.policy.rules import VERBS, Effect
 from proxy.cli.admin.policy.tests import read_cases, run_cases
 from tests.auth.policies import CONDITIONS, sources
 
@@ -29,6 +31,26 @@ def test_the_first_policy_and_its_cases_hold() -> None:
     results = run_cases(made, read_cases(source), 0.0)
     assert len(results) == 3
     assert all(result.passed for result in results)
+
+
+def test_the_rule_that_asks_is_one_and_the_table_has_every_field_of_ask() -> None:
+    made = compile_bundle(sources(block("# approvals.yaml")), CONDITIONS)
+    [rule] = made.policies[0].rules
+    assert rule.ask == Ask(("you@example.com", "owner"), WAIT_S, VALID_FOR_S)
+    table = PAGE[PAGE.index("| field of `ask` | |") :].partition("\n\n")[0]
+    assert re.findall(r"^\| `(\w+)`", table, re.MULTILINE) == list(ASK_FIELDS)
+    for limit in (f"`0s` to `{WAIT_S_MAX}s`; without it, `{WAIT_S}s`", f"Up to {APPROVERS_MAX};"):
+        assert limit in table
+    assert (VALID_FOR_S, VALID_FOR_S_MAX) == (15 * 60, 3600)
+    assert "`1s` to `1h`; without it, `15m`" in table
+
+
+def test_the_table_of_a_rule_has_every_field_and_effect() -> None:
+    table = PAGE[PAGE.index("## Fields of a rule") :].partition("\n\n- ")[0]
+    first = " ".join(line.split("|")[1] for line in table.splitlines() if line.startswith("| `"))
+    assert {field.partition(".")[0] for field in re.findall(r"`([\w.]+)`", first)} == set(RULE_FIELDS)
+    row = next(line for line in PAGE.splitlines() if line.startswith("| `effect`"))
+    assert set(re.findall(r"`(\w+)`", row)) == {"effect", *Effect}
 
 
 def test_the_conditions_are_conditions() -> None:

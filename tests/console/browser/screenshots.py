@@ -29,6 +29,8 @@ FRAME = ("templates/base.html", "templates/macros.html", "static/console.css", "
 DESK, PHONE = (1280, 800), (390, 760)
 # The made-up hub's time begins with its start.
 NOW = 1_800_000_000.0
+# A change of a Deployment, among those that wait (tests.console.request_data).
+REQUEST = "/requests/0199a1b2-0000-7cc3-98c4-000000000002"
 
 
 @attrs.frozen
@@ -42,6 +44,7 @@ class Picture:
     size: tuple[int, int] = DESK
     # A link on the page of `path`, which leads to the page that is shown.
     link: str = ""
+    role: str = "admin"
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -63,6 +66,8 @@ PICTURES = (
     Picture("policy-diff", "/policy-diff?before=3&after=4", ("diff", "policy_parts"), "dark"),
     Picture("clusters", "/clusters", ("clusters", "fleet")),
     Picture("agent", "/agents/deploy-bot", ("agent", "fleet")),
+    Picture("request", REQUEST, ("request",), size=(1280, 900), role="approver"),
+    Picture("requests-phone", "/requests", ("requests", "fleet"), "light", PHONE, role="approver"),
     Picture("overview-phone", "/", ("overview",), "light", PHONE),
     Picture("calls-phone", "/calls", ("calls",), "dark", PHONE),
 )
@@ -83,6 +88,12 @@ def take(browser: Browser, origin: str, picture: Picture, folder: Path) -> None:
         show(tab, picture)
         tab.page.screenshot(path=folder / f"{picture.name}.png")
         tab.check()
+
+
+def start(daemons: Daemons, role: str) -> str:
+    """Start the made-up hub, signed in with a role; returns where its pages are."""
+    argv = [sys.executable, "-m", "tests.console.dev", f"--port={free_port()}", "--rate=0", "--still"]
+    return daemons.start(role, [*argv, f"--role={role}"], cwd=ROOT).wait_for("http://").rstrip("/")
 
 
 def show(tab: Tab, picture: Picture) -> None:
@@ -107,10 +118,9 @@ def main() -> int:
         Daemons(Path(folder)) as daemons,
         running_chromium(program) as chromium,
     ):
-        argv = [sys.executable, "-m", "tests.console.dev", f"--port={free_port()}", "--rate=0", "--still"]
-        origin = daemons.start("hub", argv, cwd=ROOT).wait_for("http://").rstrip("/")
+        origins = {role: start(daemons, role) for role in sorted({picture.role for picture in wanted})}
         for picture in wanted:
-            chromium.run(take, chromium.browser, origin, picture, IMAGES)
+            chromium.run(take, chromium.browser, origins[picture.role], picture, IMAGES)
             print(IMAGES / f"{picture.name}.png")
     PICTURED.write_text(json.dumps(digests(), indent=1) + "\n")
     return 0

@@ -14,9 +14,19 @@ from sandbox.demo.processes import Daemons, free_port
 from tests.console.browser.chromium import Chromium
 from tests.console.browser.tab import LOOKS, Tab, new_tab
 
+
+def request(number: int) -> str:
+    """The page of a request of tests.console.request_data."""
+    return f"/requests/0199a1b2-0000-7cc3-98c4-{number:012x}"
+
+
 # The pages of the hub that tests.console.dev makes up, by the routes that have them.
 SCREENS = {
     "/": ["/"],
+    "/requests": ["/requests", "/requests?state=denied&agent=oncall-helper", "/requests?state=used&offset=9"],
+    "/requests/{id}": [request(2), request(3), request(4), request(9), request(13), "/requests/none"],
+    "/requests/{id}/deny": [f"{request(0)}/deny"],
+    "/requests/{id}/revoke": [f"{request(7)}/revoke", f"{request(13)}/revoke"],
     "/calls": ["/calls", "/calls?agent=deploy-bot"],
     "/calls/end": ["/calls/end?agent=deploy-bot", "/calls/end?id=ended"],
     "/audit": ["/audit", "/audit?status=4xx&q=pods", "/audit?q=nothing+has+this", "/audit?since=never"],
@@ -24,6 +34,7 @@ SCREENS = {
     "/decision": [
         "/decision",
         "/decision?agent=rightsizer&cluster=staging&verb=get&resource=secrets&namespace=shop",
+        "/decision?agent=rightsizer&cluster=staging&verb=delete&resource=pods&name=web&namespace=shop",
     ],
     "/agents": ["/agents", "/agents?q=bot"],
     "/agents/{name}": ["/agents/deploy-bot", "/agents/triage", "/agents/nobody"],
@@ -43,11 +54,11 @@ SCREENS = {
     "/policy-check": ["/policy-check"],
     "/policy-simulations/{id}": ["/policy-simulations/none"],
 }
-# Not a page: the stream that a followed audit page reads.
-STREAMS = {"/audit/stream"}
+# Not pages: the stream that a followed audit page reads, and the number that a page reads again.
+PARTS = {"/audit/stream", "/requests/waiting"}
 PATHS = [path for paths in SCREENS.values() for path in paths]
 # Of the same hub before anything is enrolled.
-EMPTY = ["/", "/calls", "/audit", "/decision", "/agents", "/clusters", "/teams", "/policies"]
+EMPTY = ["/", "/requests", "/calls", "/audit", "/decision", "/agents", "/clusters", "/teams", "/policies"]
 PHONE_IN_DARK = LOOKS[3]
 
 
@@ -56,6 +67,7 @@ HUBS = {
     "usual": [],
     "empty": ["--clusters=0", "--agents=0", "--calls=0", "--events=0"],
     "hostile": ["--hostile"],
+    "approver": ["--role=approver"],
 }
 
 
@@ -99,7 +111,7 @@ def show(tab: Tab, path: str) -> None:
 
 
 def test_every_page_of_the_routes_is_among_the_screens() -> None:
-    assert {route.path for route in ROUTES if route.method == "GET"} - STREAMS == set(SCREENS)
+    assert {route.path for route in ROUTES if route.method == "GET"} - PARTS == set(SCREENS)
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -115,6 +127,16 @@ def test_a_screen_without_rows_has_no_violation(hubs: Hubs, chromium: Chromium, 
     with new_tab(chromium.browser, hubs.origin("empty")) as tab:
         show(tab, path)
         tab.inspect([LOOKS[0], PHONE_IN_DARK])
+        tab.check()
+
+
+@pytest.mark.parametrize("path", ["/requests", request(2), request(3), request(4), f"{request(0)}/deny"])
+def test_a_screen_of_an_approver_has_no_violation(hubs: Hubs, chromium: Chromium, path: str) -> None:
+    with new_tab(chromium.browser, hubs.origin("approver")) as tab:
+        tab.open(path)
+        for details in tab.page.locator("main details").all():
+            details.locator("summary").click()
+        tab.inspect()
         tab.check()
 
 

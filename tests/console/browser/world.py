@@ -45,9 +45,9 @@ class ConsoleWorld:
         """The agent's connection to the hub, in bytes of its own."""
         return RawClient(self.world, "tunnel")
 
-    def token(self, name: str, role: str) -> Token:
+    def token(self, name: str, role: str, *options: str) -> Token:
         """Make an admin token."""
-        made = json.loads(self.world.admin("token", "add", name, "--role", role, "--json"))
+        made = json.loads(self.world.admin("token", "add", name, "--role", role, "--json", *options))
         return Token(
             name,
             {

@@ -62,6 +62,17 @@ def test_a_denial_says_why_what_instead_and_whom_to_ask() -> None:
     assert (answer.allowed, answer.message) == (False, "is denied")
 
 
+def test_an_answer_that_asks_says_who_may_approve_and_which_rules_ask_too() -> None:
+    ask = {"approvers": ["ann@example.com", "owner"], "wait_s": 45, "valid_for_s": 900, "interactive": False}
+    others = [{"policy": "team", "rule": "all", **ask, "approvers": ["any"]}]
+    more = {"ask": ask, "other_asks": others, "unapprovable": ""}
+    asked = answer_of(found(allowed=False, decision="ask", message="needs", **more))
+    assert asked.asks is not None
+    assert (asked.asks.approvers, asked.asks.wait_s) == (["ann@example.com", "owner"], 45)
+    assert asked.asks.others == [("team/all", "/policies/team?version=3#rule-all", ["any"])]
+    assert answer_of(found()).asks is None
+
+
 def test_a_rule_path_escapes_names() -> None:
     assert rule_path("", "no-rule-allows", "3-x") == ""
     assert rule_path("a/b", 'r"<', "v-x") == "/policies/a%2Fb#rule-r%22%3C"

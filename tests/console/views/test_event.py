@@ -7,7 +7,19 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from audit.record import Actor, ActorType, Event, Kind, Phase, Response, Stream, Tunnel, encode, utc
+from audit.record import (
+    Actor,
+    ActorType,
+    Approval,
+    Event,
+    Kind,
+    Phase,
+    Response,
+    Stream,
+    Tunnel,
+    encode,
+    utc,
+)
 from proxy.console.views.event import BAR_WIDTH, View, view_of
 from tests.console.trail_events import made_up_events
 from tests.console.views.listed import listed
@@ -78,7 +90,19 @@ def test_a_denied_call_has_no_identity_in_the_cluster() -> None:
     shown = view(DENIED)
     assert [step.title for step in shown.chain] == ["Owner", "Agent"]
     assert shown.decision is not None
-    assert not shown.decision.allowed
+    assert shown.decision.effect == "deny"
+
+
+def test_a_call_leads_to_its_request_and_a_preview_to_its_call() -> None:
+    shown = view(replace(ENDED, approval=Approval("r-1", "ab12", "ada@example.com")))
+    assert [(field.name, field.text, field.href) for field in shown.approval] == [
+        ("request", "r-1", "/requests/r-1"),
+        ("by", "ada@example.com", ""),
+        ("shown as", "ab12", ""),
+    ]
+    preview = view(replace(ENDED, kind=Kind.PREVIEW, serves="0199-a"))
+    assert [(field.name, field.href) for field in preview.approval] == [("for", "/audit/0199-a")]
+    assert view(ENDED).approval == []
 
 
 def test_an_operator_and_an_unknown_client_have_a_step() -> None:

@@ -27,6 +27,17 @@ def test_a_call_is_its_request_and_its_result() -> None:
         ({"result": "-", "kind": "hub.started"}, "", ""),
         # The status of a denial looks like a refusal by the cluster.
         ({"result": "403", "event": {"decision": {"effect": "deny"}}}, "denied", "bad"),
+        (
+            {"result": "403", "event": {"decision": {"effect": "ask"}, "resp": {"processed": "no"}}},
+            "asked",
+            "warn",
+        ),
+        # Approved, and refused by the cluster.
+        (
+            {"result": "403", "event": {"decision": {"effect": "ask"}, "resp": {"processed": "yes"}}},
+            "403",
+            "warn",
+        ),
         ({"result": "403"}, "403", "warn"),
     ],
 )

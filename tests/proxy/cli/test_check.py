@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -126,6 +127,23 @@ def test_the_check_names_the_console_and_what_its_browsers_would_refuse(tmp_path
     assert "  console        https://console.example:8446; [::]:8446 was not opened\n" in result.stdout
     # Plain HTTP on loopback needs no certificate.
     assert check_hub(tmp_path, **files, CONSOLE_LISTEN="127.0.0.1:8446") == []
+
+
+def test_the_check_names_the_webhooks_and_shows_no_url(tmp_path: Path) -> None:
+    file = tmp_path / "hub.toml"
+    file.write_text(
+        '[[webhook]]\nname = "on-call"\nurl = "https://hooks.example/hunter2"\nformat = "slack"\n'
+        '[[webhook]]\nname = "audit"\nurl = "https://a.example/?k=hunter2"\nsecret_file = "webhook.secret"\n'
+    )
+    secret = tmp_path / "webhook.secret"
+    secret.write_text(base64.b64encode(bytes(32)).decode())
+    result = run_hub(tmp_path, "--check", "--config", str(file))
+    assert "  webhooks       on-call (hooks.example), audit (a.example); nothing was sent\n" in result.stdout
+    secret.write_text("hunter2")
+    refused = run_hub(tmp_path, "--check", "--config", str(file))
+    assert "webhook.2.secret_file: " in refused.stderr
+    assert "openssl rand -base64 32" in refused.stderr
+    assert "hunter2" not in result.stdout + refused.stderr
 
 
 def test_all_faults_are_told_at_once_by_the_check_and_by_the_start(tmp_path: Path) -> None:

@@ -18,12 +18,19 @@ class Harbour:
 
 
 @attrs.frozen
+class Boat:
+    oars: int
+    name: str = "dinghy"
+
+
+@attrs.frozen
 class Ship:
     name: str
     harbour: Harbour = Harbour()
     rig: Literal["sloop", "ketch"] = "sloop"
     flags: tuple[str, ...] = ()
     chart: Path | None = None
+    boat: tuple[Boat, ...] = ()
 
 
 def read(text: str, folder: Path, **environment: str) -> Ship:
@@ -63,6 +70,27 @@ def test_every_kind_of_value_is_read_from_the_file(tmp_path: Path) -> None:
     # The path is relative to the file, not to the working directory.
     chart = tmp_path / "charts" / "north"
     assert read(text, tmp_path) == Ship("Ann", harbour, "ketch", ("q", "u"), chart)
+
+
+def test_a_list_of_tables_is_read_in_its_order(tmp_path: Path) -> None:
+    text = 'name = "Ann"\n[[boat]]\noars = 2\n[[boat]]\noars = 4\nname = "gig"\n'
+    assert read(text, tmp_path).boat == (Boat(2), Boat(4, "gig"))
+
+
+def test_faults_of_a_list_of_tables_have_the_number_of_the_table(tmp_path: Path) -> None:
+    text = 'name = "Ann"\n[[boat]]\noars = 2\n[[boat]]\noars = "4"\nsail = 1\n[[boat]]\n'
+    ship, faults = attempt(text, tmp_path)
+    assert faults == [
+        "boat.2.oars: expected a whole number",
+        "boat.2.sail: no such key; there are name, oars",
+        "boat.3.oars: missing",
+    ]
+    assert ship == Ship("Ann")
+    for other in ("boat = 1", "[boat]\noars = 2", 'boat = ["gig"]'):
+        [fault] = faults_of(f'name = "Ann"\n{other}\n', tmp_path)
+        assert fault in {"boat: expected a list of tables", "boat.1: expected a table"}
+    [fault] = faults_of('name = "Ann"\n', tmp_path, BOAT="gig")
+    assert fault.startswith("SHIP_BOAT: no such setting")
 
 
 def test_what_is_not_stated_has_its_default(tmp_path: Path) -> None:
@@ -111,7 +139,7 @@ def test_all_faults_are_reported_together_each_with_its_path(tmp_path: Path) -> 
         "SHIP_HARBOUR_BERTHS: expected a whole number",
         "SHIP_HARBOUR_OPEN: expected true or false",
         "chart: expected a string",
-        "colour: no such key; there are chart, flags, harbour, name, rig",
+        "colour: no such key; there are boat, chart, flags, harbour, name, rig",
         "flags: expected a list of strings",
         "harbour.berths: expected a whole number",
         "harbour.listen: expected host:port, as in 127.0.0.1:8443 or [::]:8443",

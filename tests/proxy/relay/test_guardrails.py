@@ -202,6 +202,10 @@ def faults(folder: Path, text: str) -> str:
             ONLY_PODS.replace("id: look,", "id: look, obligations: {maxDuration: 10m},"),
             "rule look: a guardrail allows or denies a request",
         ),
+        (
+            NO_SECRETS.replace("effect: deny", "effect: ask, ask: {approvers: [any]}"),
+            "a guardrail allows or denies a request: the hub asks about requests",
+        ),
         (NO_SECRETS.replace("resources: [secrets]", "when: request.nme == 'x'"), "request.nme"),
     ],
 )

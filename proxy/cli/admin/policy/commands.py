@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from audit.escape import escape
 from proxy.cli.admin.api.client import Reach
+from proxy.cli.admin.policy.decisions import DECIDED, print_decision
 from proxy.cli.admin.policy.differences import as_written, fault_line, print_differences
 from proxy.cli.admin.policy.files import files_argument, padded, read_files, say_missing
 from proxy.cli.admin.policy.simulation import simulate_policies
@@ -170,6 +170,8 @@ def apply_policies(
     _print_change(done, as_json=as_json)
     # Older hubs don't report missing names.
     say_missing(objects(done, "missing") if "missing" in done else [])
+    for warning in texts(done, "warnings"):
+        say(f"warning: {warning}")
 
 
 @policy.command("remove")
@@ -274,7 +276,7 @@ def explain(
 
     The arguments are those of kubectl auth can-i: hawse admin policy explain sre-1 prod get pods/log web -n
     app-1. RESOURCE may be a path, with an HTTP method as VERB: explain sre-1 prod get /metrics. Exit status:
-    3 if it is denied, 1 if that is unknown.
+    3 if it is denied or needs an approval, 1 if that is unknown.
     """
     from proxy.kubernetes.described import request_for
 
@@ -289,25 +291,9 @@ def explain(
     if as_json:
         print_json(found)
     else:
-        _print_decision(found)
+        print_decision(found)
     if not found.get("allowed"):
         click.get_current_context().exit(ANSWER_NO)
-
-
-def _print_decision(found: Object) -> None:
-    rule = "/".join(part for part in (text(found, "policy"), text(found, "rule")) if part)
-    lines = []
-    if text(found, "refused"):
-        lines.append(f"denied before any policy: {text(found, 'refused')}")
-    lines.append(f"{'allowed' if text(found, 'decision') == 'allow' else 'denied'} by {rule}")
-    if found.get("max_duration_s") is not None:
-        lines.append(f"for at most {text(found, 'max_duration_s')} s")
-    if text(found, "message"):
-        lines.append(f"message to the agent: {text(found, 'message')}")
-    lines.append(f"policies for this agent and cluster: {', '.join(texts(found, 'bound')) or 'none'}")
-    lines.append(f"bundle {text(found, 'bundle')}; the cluster's own RBAC decides after it")
-    for line in lines:
-        click.echo(escape(line))
 
 
 @policy.command("test")
@@ -349,7 +335,8 @@ def _run_tests(policies: list[Source], tests: list[Source], *, as_json: bool, qu
                         "agent": result.case.agent.name,
                         "cluster": result.case.cluster.name,
                         "request": result.case.asked,
-                        "allowed": result.allowed,
+                        "allowed": result.effect == "allow",
+                        "effect": result.effect,
                         "rule": result.rule,
                         "passed": result.passed,
                     }
@@ -359,8 +346,8 @@ def _run_tests(policies: list[Source], tests: list[Source], *, as_json: bool, qu
         )
     for result in failed:
         case = result.case
-        expected = ("allowed" if case.allowed else "denied") + (f" by {case.rule}" if case.rule else "")
-        found = f"{'allowed' if result.allowed else 'denied'} by {result.rule}"
+        expected = DECIDED[case.effect] + (f" by {case.rule}" if case.rule else "")
+        found = f"{DECIDED[result.effect]} by {result.rule}"
         where = f"{case.file}:{case.line}: agent:{case.agent.name} on {case.cluster.name}: {case.asked}"
         say(f"{where}: expected {expected}, found {found}")
     if not quiet:

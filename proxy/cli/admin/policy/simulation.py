@@ -22,7 +22,7 @@ from proxy.process.plural import counted
 _WAITS_S = (1, 2, 4, 8, 16, 20)
 
 
-@click.command("simulate", short_help="Show which recorded calls would be newly denied or allowed.")
+@click.command("simulate", short_help="Show which recorded calls would be decided differently.")
 @files_argument
 @click.option("--only", is_flag=True, help="As if all policies outside these files were removed.")
 @click.option(
@@ -51,7 +51,7 @@ def simulate_policies(
     cluster: str | None,
     as_json: bool,
 ) -> None:
-    """Show which recorded calls these policies would newly deny or allow.
+    """Show which recorded calls these policies would newly deny, ask about, or allow.
 
     The hub decides each call of its trail by the policies in force and by the proposed ones, with today's
     teams and cluster labels. --agent and --cluster also accept removed ones, if the trail has calls of them.
@@ -123,16 +123,18 @@ def _print(found: Object) -> None:
     ]
     if changes:
         print_table(changes, columns, as_json=False, empty="", spare=("CLUSTER", "AGENT"))
-    calls, denied, allowed, unknown, unreadable = (
-        _number(found, key) for key in ("calls", "newly_denied", "newly_allowed", "unknown", "unreadable")
-    )
+    calls, unknown, unreadable = (_number(found, key) for key in ("calls", "unknown", "unreadable"))
+    totals = {word: _number(found, f"newly_{word}") for word in ("denied", "asked", "allowed")}
     if calls:
-        say(f"{counted(calls, 'call')}: {denied} newly denied, {allowed} newly allowed")
+        said = ", ".join(
+            f"{count} newly {word}" for word, count in totals.items() if count or word != "asked"
+        )
+        say(f"{counted(calls, 'call')}: {said}")
     else:
         say("no recorded call to decide, so this says nothing about these policies: use a longer --since")
     shown = sum(_number(change, "count") for change in changes)
-    if shown < denied + allowed:
-        say(f"changes not in these {len(changes)} rows: {denied + allowed - shown}")
+    if shown < (changed := sum(totals.values())):
+        say(f"changes not in these {len(changes)} rows: {changed - shown}")
     if unknown:
         removed = counted(unknown, "call")
         say(f"not decided: {removed} of removed agents or clusters, or without a grant now")

@@ -14,6 +14,7 @@ from auth.policy.checker import Checker
 from auth.policy.conditions import CelConditions
 from auth.policy.document import kind_of
 from auth.policy.match import Bundle, compile_bundle
+from auth.policy.rules import Effect
 from auth.policy.simulation import Agent, Cluster
 from auth.policy.text import Item, PolicyError, Source, read
 from auth.requestinfo import BadTarget, RequestInfo, parse
@@ -53,7 +54,7 @@ class Case:
     cluster: Cluster
     info: RequestInfo
     asked: str
-    allowed: bool
+    effect: Effect
     rule: str
     """The rule that must decide; empty if any rule may."""
 
@@ -63,13 +64,13 @@ class Result:
     """The decision for a case."""
 
     case: Case
-    allowed: bool
+    effect: Effect
     rule: str
     """`policy/rule`."""
 
     @property
     def passed(self) -> bool:
-        return self.allowed is self.case.allowed and self.case.rule in {"", self.rule}
+        return self.effect is self.case.effect and self.case.rule in {"", self.rule}
 
 
 def read_cases(source: Source) -> list[Case]:
@@ -104,7 +105,7 @@ def _case(
     fields = check.mapping(item, (*required, "upgrade", "rule"), required=required)
     agent = agents.get(check.choice(fields.get("agent"), agents))
     cluster = clusters.get(check.choice(fields.get("cluster"), clusters))
-    expect = check.choice(fields.get("expect"), ("allow", "deny"))
+    expect = check.choice(fields.get("expect"), ("allow", "deny", "ask"))
     request = fields.get("request")
     asked = request.value if request is not None and isinstance(request.value, str) else ""
     method, _, target = asked.partition(" ")
@@ -119,7 +120,7 @@ def _case(
     if check.flag(fields.get("upgrade"), False):
         info, asked = info.upgraded(), f"{asked} (upgrade)"
     rule = check.text(fields.get("rule"), 200)
-    return Case(file, item.line, agent, cluster, info, asked, expect == "allow", rule)
+    return Case(file, item.line, agent, cluster, info, asked, Effect(expect), rule)
 
 
 def _named(check: Checker, item: Item | None, known: Sequence[str]) -> list[tuple[str, dict[str, Item]]]:
@@ -153,5 +154,5 @@ def run_cases(bundle: Bundle, cases: Iterable[Case], now: float) -> list[Result]
     for case in cases:
         decision = bundle.decide(case.agent, case.cluster, case.info, now)
         rule = f"{decision.policy}/{decision.rule}" if decision.policy else decision.rule
-        results.append(Result(case, decision.allowed, rule))
+        results.append(Result(case, decision.effect, rule))
     return results

@@ -10,7 +10,8 @@ import attrs
 import msgspec
 
 from proxy.hub.admin.actions.hub import Hubs
-from proxy.hub.admin.overview.attention import attention, ending_tokens
+from proxy.hub.admin.actions.requests import Requests
+from proxy.hub.admin.overview.attention import attention, ending_tokens, waiting_requests
 from proxy.hub.admin.overview.fleet import bare, cluster_rows
 from proxy.hub.admin.overview.health import Facts
 from proxy.hub.admin.overview.shapes import AgentCounts, Attention, HubFacts, HubRow, Overview
@@ -19,6 +20,7 @@ from proxy.hub.admin.trail.rows import Row
 from proxy.hub.admin.verbs.answers import Done, Followed, time_text
 from proxy.hub.admin.verbs.call import Call
 from proxy.hub.admin.verbs.verb import verb
+from proxy.hub.approvals.request import State
 from proxy.hub.relays.operations import Operations
 from proxy.hub.store.directory import Changes
 from proxy.hub.store.engines.errors import StoreUnavailableError
@@ -28,7 +30,12 @@ from proxy.hub.store.store import Store
 
 DENIALS_SHOWN = 10
 # The roles that may follow a topic, where a viewer may not.
-TOPIC_ROLES = {"sessions": Role.OPERATOR, "trail": Role.AUDITOR, "tokens": Role.AUDITOR}
+TOPIC_ROLES = {
+    "requests": Role.APPROVER,
+    "sessions": Role.OPERATOR,
+    "trail": Role.AUDITOR,
+    "tokens": Role.AUDITOR,
+}
 
 
 class FactsElsewhere(Protocol):
@@ -62,6 +69,7 @@ class OverviewActions:
     elsewhere: FactsElsewhere | None
     denials: Denials | None
     feed: ChangeFeed
+    requests: Requests
 
     @classmethod
     def of(
@@ -77,10 +85,23 @@ class OverviewActions:
         elsewhere: FactsElsewhere | None,
         denials: Denials | None,
         watched: Watched,
+        requests: Requests,
     ) -> OverviewActions:
         """Build the group with its feed of changes."""
-        feed = ChangeFeed(lambda: directory.current, watched)
-        return cls(directory, operations, clock, public_url, version, hubs, facts, elsewhere, denials, feed)
+        feed = ChangeFeed(lambda: directory.current, {**watched, "requests": lambda: requests.mark})
+        return cls(
+            directory,
+            operations,
+            clock,
+            public_url,
+            version,
+            hubs,
+            facts,
+            elsewhere,
+            denials,
+            feed,
+            requests,
+        )
 
     @verb("GET", "/v1/overview", "get", "overview", Role.VIEWER, with_call=True, etag=True, answer=Overview)
     async def show(self, call: Call) -> Done:
@@ -105,6 +126,10 @@ class OverviewActions:
         hubs = self._hubs()
         found = attention(rows, facts, hubs, silent, snapshot.faults, bare(self.version), now)
         found = [*troubles, *found]
+        waiting = None
+        if call.role.may(Role.APPROVER):
+            waiting = self.requests.open_states.get(State.PENDING, 0)
+            found = [*waiting_requests(waiting, self.requests.oldest_pending), *found]
         if call.role.may(Role.AUDITOR):
             found += ending_tokens(snapshot.admin_tokens_by_hash.values(), now)
         denials = None
@@ -122,6 +147,7 @@ class OverviewActions:
             ),
             teams=len(snapshot.teams_by_name),
             calls=sum(sum(each.calls.values()) for each in facts),
+            requests=waiting,
             denials=denials,
             denials_roles=[str(role) for role in Role.AUDITOR.holders],
             hubs=hubs,
@@ -137,7 +163,8 @@ class OverviewActions:
         """Stream which topics have changed at any hub, at most once a second, as server-sent events.
 
         The event `changed` has `{"topics": […]}`, of those that the role may read: agents, clusters, hubs,
-        policies, relays, sessions, teams, tokens, trail. The first one has none: the stream is open.
+        policies, relays, requests, sessions, teams, tokens, trail. The first one has none: it says that the
+        stream is open.
         """
         topics = {*OF_SNAPSHOT, *self.feed.watched}
         may = {topic for topic in topics if call.role.may(TOPIC_ROLES.get(topic, Role.VIEWER))}

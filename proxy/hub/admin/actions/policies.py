@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Annotated
 
 import attrs
 import msgspec
 
-from auth.policy.bundled import GUARD
+from auth.policy.ask import Ask
 from auth.policy.diff import diff
 from auth.policy.document import name_of, policy_of
 from auth.policy.match import Bundle
-from auth.policy.rules import Policy, missing
+from auth.policy.rules import Effect, Policy, Rule, missing
 from auth.policy.text import PolicyError, Source, read, split
-from auth.requestinfo import BadTarget, parse
+from auth.requestinfo import BadTarget, RequestInfo, parse
 from proxy.hub.admin.verbs.answers import Done, Payload, known, time_text
 from proxy.hub.admin.verbs.verb import verb
+from proxy.hub.approvals.plan.bindable import check_bindable
+from proxy.hub.approvals.plan.refusal import CannotAskError
 from proxy.hub.authorize.binding import Binding
 from proxy.hub.authorize.decisions import denial, judge
+from proxy.hub.authorize.warnings import ask_warnings, change_warnings
 from proxy.hub.store.directory import Changes
 from proxy.hub.store.engines.errors import ConflictError, InvalidError, NotFoundError
 from proxy.hub.store.entities import AgentState
@@ -156,7 +159,13 @@ class PolicyActions:
         if new.dry_run or options.dry_run:
             return await self._check(sources, only=new.only)
         done = await self._change(lambda store: store.apply_policies(sources, only=new.only))
-        return attrs.evolve(done, body={**done.body, "missing": self._missing(self._bundle, sources)})
+        bundle = self._bundle
+        body = {
+            **done.body,
+            "missing": self._missing(bundle, sources),
+            "warnings": ask_warnings(bundle, map(name_of, sources)),
+        }
+        return attrs.evolve(done, body=body)
 
     async def _check(self, sources: list[Source], *, only: bool) -> Done:
         """Return what applying the documents would change, or their faults."""
@@ -177,12 +186,19 @@ class PolicyActions:
             faults = [attrs.asdict(fault) for fault in error.faults]
             return Done({**body, "faults": faults}, note=f"{note}; faults: {len(faults)}")
         unmet = self._missing(proposal.after, sources)
+        unknown = [
+            f"policy {row['policy']} names {row['kind']} {row['name']}, which does not exist" for row in unmet
+        ]
         body |= {
             **_version(proposal.before),
             **_changes(proposal.before, proposal.after),
             "diff": changes,
             "missing": unmet,
-            "warnings": _warnings(proposal, unmet),
+            "warnings": [
+                *unknown,
+                *change_warnings(proposal.before, proposal.after),
+                *ask_warnings(proposal.after, map(name_of, sources)),
+            ],
         }
         return Done(body, note=note)
 
@@ -198,15 +214,18 @@ class PolicyActions:
         return await self._change(lambda store: store.remove_policy(name))
 
     def only_denies(self, name: str, switched: RuleSwitch) -> bool:
-        """Return whether a switch only enables rules that deny."""
-        allows = {
-            rule.id: rule.allows
+        """Return whether a switch only enables rules that deny.
+
+        A rule that asks may let through what no rule allows.
+        """
+        denies = {
+            rule.id: rule.effect is Effect.DENY
             for policy in self._bundle.policies
             if policy.name == name
             for rule in policy.rules
         }
         # An unknown rule counts as one that allows.
-        return switched.enabled and not any(allows.get(rule, True) for rule in switched.rules)
+        return switched.enabled and all(denies.get(rule, False) for rule in switched.rules)
 
     @verb(
         "PUT",
@@ -265,6 +284,17 @@ class PolicyActions:
             body["refused"] = f"agent:{agent.name} is {agent.state}"
         elif not now.may_reach(agent, cluster):
             body["refused"] = f"cluster {cluster.name} is not granted to a team of agent:{agent.name}"
+        if (ask := verdict.decision.ask) is not None:
+            asking = now.bundle.asking(agent, cluster, info, self.clock())
+            body |= {
+                "ask": _ask(ask),
+                "other_asks": [
+                    {"policy": other.policy, "rule": other.rule, **_ask(other.ask)}
+                    for other in asking
+                    if other is not verdict.decision and other.ask is not None
+                ],
+                "unapprovable": _unapprovable(info, ask),
+            }
         if not verdict.allowed:
             denied = denial(verdict, agent, cluster, info)
             body |= {"message": denied.message, "details": denied.details}
@@ -275,22 +305,6 @@ def differences(before: Iterable[str], after: Iterable[str]) -> list[Payload]:
     """Return the difference of two bundles' documents, for an answer; raises PolicyError."""
     found = diff(map(Source, before), map(Source, after))
     return [attrs.asdict(change) for change in found]
-
-
-def _warnings(proposal: Proposal, unmet: Iterable[Mapping[str, str]]) -> list[str]:
-    """Return what is valid, and probably not what the author wants."""
-    warnings = [
-        f"policy {row['policy']} names {row['kind']} {row['name']}, which does not exist" for row in unmet
-    ]
-    if not any(rule.allows and rule.enabled for policy in proposal.after.policies for rule in policy.rules):
-        warnings.append("no rule allows anything: every call but discovery is denied")
-    if GUARD in _names(proposal.before) - _names(proposal.after):
-        warnings.append("the guard policy is removed: agents may then use ways around RBAC")
-    return warnings
-
-
-def _names(bundle: Bundle) -> set[str]:
-    return {policy.name for policy in bundle.policies}
 
 
 def _number(text: str) -> int:
@@ -319,17 +333,39 @@ def _policy(policy: Policy) -> dict[str, object]:
             *(policy.clusters.names.patterns if policy.clusters.names is not None else ()),
             *map(str, policy.clusters.terms),
         ],
-        "rules": [
-            {
-                "id": rule.id,
-                "effect": "allow" if rule.allows else "deny",
-                "enabled": rule.enabled,
-                "reason": rule.reason,
-                "line": rule.line,
-            }
-            for rule in policy.rules
-        ],
+        "rules": [_rule(rule) for rule in policy.rules],
         "document": policy.source.text,
+    }
+
+
+def _rule(rule: Rule) -> dict[str, object]:
+    row: dict[str, object] = {
+        "id": rule.id,
+        "effect": rule.effect,
+        "enabled": rule.enabled,
+        "reason": rule.reason,
+        "line": rule.line,
+    }
+    return row if rule.ask is None else {**row, "ask": _ask(rule.ask)}
+
+
+def _unapprovable(info: RequestInfo, ask: Ask) -> str:
+    """Return why no approval can be bound to such a call, so that it is refused; empty for others."""
+    try:
+        check_bindable(info, ask)
+    except CannotAskError as error:
+        return error.reason
+    return ""
+
+
+def _ask(ask: Ask) -> dict[str, object]:
+    return {
+        "approvers": list(ask.approvers),
+        "wait_s": ask.wait_s,
+        "valid_for_s": ask.valid_for_s,
+        "interactive": ask.interactive,
+        "dry_run": list(ask.dry_run.patterns) if ask.dry_run is not None else [],
+        "show_env": ask.show_env,
     }
 
 

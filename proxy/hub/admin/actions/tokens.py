@@ -38,6 +38,8 @@ class NewToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The lifetime in seconds, by the hub's clock; None for no expiry."""
     remote: bool = False
     """Whether it counts at the console's listener too."""
+    person: str = ""
+    """Who approves with it; required for the role approver, and refused for the others."""
 
 
 @attrs.frozen
@@ -76,7 +78,7 @@ class TokenActions:
         digest = hash_key(token, self.pepper)
         token_id = await self.directory.change(
             lambda store: store.add_admin_token(
-                new.name, digest, role=role, expires_at=expires_at, remote=new.remote
+                new.name, digest, role=role, expires_at=expires_at, remote=new.remote, person=new.person
             )
         )
         ends = time_text(expires_at)
@@ -86,12 +88,13 @@ class TokenActions:
                 "id": token_id,
                 "role": role,
                 "remote": new.remote,
+                "person": new.person,
                 "expires_at": ends,
                 "token": token,
             },
             created=True,
             note=f"name={new.name} id={token_id} role={role} expires={ends or 'never'}"
-            f"{' remote' if new.remote else ''}",
+            f"{' remote' if new.remote else ''}{f' person={new.person}' if new.person else ''}",
         )
 
     @verb("DELETE", "/v1/tokens/{name}", "delete", "tokens", Role.ADMIN, with_call=True, revokes=True)
@@ -120,6 +123,7 @@ def _token(token: AdminToken, used: Mapping[str, float], now: float) -> Payload:
         "created_at": time_text(token.created_at),
         "last_used_at": time_text(used.get(token.id)),
         "warnings": _warnings(token, now),
+        "person": token.person,
     }
 
 

@@ -11,6 +11,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from proxy.hub.admin.actions.requests import Requests
+from proxy.hub.approvals.request import State
 from proxy.hub.calls.trail_watch import TrailWatch
 from proxy.hub.identity.enrol import EnrolmentEndpoint
 from proxy.hub.identity.replay_store import ReplayStore
@@ -172,6 +174,30 @@ class DatabaseCollector(Collector):
         yield GaugeMetricFamily("hawse_directory_rolled_back", text, self._watch.lineage.loss is not None)
         text = "By how much the clock of this machine is ahead of the database's."
         yield GaugeMetricFamily("hawse_database_clock_error_seconds", text, self._watch.clock_error_s)
+
+
+class RequestsCollector(Collector):
+    """The requests for approval that are open at all hubs on the database."""
+
+    def __init__(self, requests: Requests) -> None:
+        self._requests = requests
+
+    def describe(self) -> Iterator[Metric]:
+        """Name the metrics without reading anything, so that registering does not collect."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """Read the gauges."""
+        counts = self._requests.open_states
+        text = "Requests for approval that are open at all hubs on the database, by state."
+        open_now = GaugeMetricFamily("hawse_requests_open", text, labels=["state"])
+        for state in State:
+            if state.open:
+                open_now.add_metric([state], counts.get(state, 0))
+        yield open_now
+        text = "When the oldest request that waits for a person was opened; 0 while none waits."
+        oldest = self._requests.oldest_pending
+        yield GaugeMetricFamily("hawse_request_oldest_seconds", text, oldest or 0)
 
 
 class LeaseCollector(Collector):

@@ -97,6 +97,14 @@ def _faulty(faults: Sequence[str]) -> Iterator[Attention]:
         yield Attention("invalid-rows", "critical", "database", "", text)
 
 
+def waiting_requests(count: int, oldest: float | None) -> Iterator[Attention]:
+    """Yield that requests wait for a person."""
+    if count:
+        wait = "1 request waits" if count == 1 else f"{count} requests wait"
+        text = f"{wait} for approval: hawse admin request list"
+        yield Attention("requests-wait", "warning", "request", "", text, time_text(oldest))
+
+
 def ending_tokens(tokens: Iterable[AdminToken], now: float) -> Iterator[Attention]:
     """Yield the admin tokens that end soon; those that have ended need nothing any more."""
     for token in tokens:

@@ -39,7 +39,7 @@ class Attention(msgspec.Struct, frozen=True):
     kind: str
     """A word that stays the same: `cluster-offline`, `version-skew`, …"""
     severity: Severity
-    subject: Literal["cluster", "hub", "token", "trail", "database"]
+    subject: Literal["cluster", "hub", "token", "trail", "database", "request"]
     name: str
     """The name of the subject; "" where there is only one."""
     message: str
@@ -96,6 +96,8 @@ class Overview(msgspec.Struct, frozen=True):
     teams: int
     calls: int
     """Calls under way at all hubs."""
+    requests: int | None
+    """Requests that wait for approval; null for a role that may not see them."""
     denials: list[Row] | None
     """The last denied calls, the newest first; null for a role that may not read the trail."""
     denials_roles: list[str]

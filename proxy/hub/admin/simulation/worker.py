@@ -22,7 +22,7 @@ from auth.policy.conditions import CelConditions
 from auth.policy.diff import diff
 from auth.policy.document import name_of
 from auth.policy.match import Bundle, compile_bundle
-from auth.policy.rules import missing
+from auth.policy.rules import Effect, missing
 from auth.policy.simulation import Agent, Cluster, Simulation, merged, simulate
 from auth.policy.text import PolicyError, Source, split
 from proxy.hub.admin.simulation.calls import RecordedCalls
@@ -34,6 +34,8 @@ from proxy.process.suggestions import did_you_mean
 
 # How often progress is written. A worker whose hub is gone ends at its next line.
 PROGRESS_EVERY_S = 0.5
+_CHANGES = {Effect.DENY: "newly denied", Effect.ASK: "newly asked", Effect.ALLOW: "newly allowed"}
+_ORDER = list(_CHANGES)
 
 
 class _RefusedError(Exception):
@@ -137,16 +139,17 @@ def _throttled(tell: Callable[[Progress], None]) -> Callable[[int, int], None]:
 
 
 def _counts(found: Simulation) -> Row:
-    """Return the counts, and the changes: denials first, and of each the most frequent first."""
+    """Return the counts, and the changes by effect, denials first; of each the most frequent first."""
     return {
         "calls": found.calls,
         "newly_denied": found.newly_denied,
+        "newly_asked": found.newly_asked,
         "newly_allowed": found.newly_allowed,
         "unknown": found.unknown,
         "unreadable": found.unreadable,
         "changes": [
             {
-                "change": "newly allowed" if change.allowed else "newly denied",
+                "change": _CHANGES[change.effect],
                 "count": count,
                 "agent": change.agent,
                 "cluster": change.cluster,
@@ -156,7 +159,9 @@ def _counts(found: Simulation) -> Row:
                 "rule_before": change.before,
                 "rule_after": change.after,
             }
-            for change, count in sorted(found.changes.items(), key=lambda each: (each[0].allowed, -each[1]))
+            for change, count in sorted(
+                found.changes.items(), key=lambda each: (_ORDER.index(each[0].effect), -each[1])
+            )
         ],
     }
 

@@ -90,10 +90,10 @@ class MergedReads:
         if of_trail:
             event = replace(event, kind=Kind.AUDIT_READ)
         status = 0 if event.resp is None else event.resp.status
-        key = caller.person, of_trail
+        key = caller.session, of_trail
         window = self._windows.get(key)
         full = window is None and len(self._windows) >= WINDOWS_MAX
-        if not caller.person or status in {401, 403} or verb.verb == "export" or full:
+        if not caller.session or status in {401, 403} or verb.verb == "export" or full:
             self._record(event)
             return
         if not of_trail:

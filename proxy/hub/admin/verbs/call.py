@@ -28,6 +28,8 @@ class Call(msgspec.Struct, frozen=True):
     """The cursor after which a stream goes on, from the header `Last-Event-ID`."""
     token: str = ""
     """The id of the operator's admin token."""
+    person: str = ""
+    """Whose token it is, for the role approver; "" for the others."""
 
     def __repr__(self) -> str:
         """Leave the body out: it may hold a secret."""

@@ -35,8 +35,10 @@ class Caller:
     role: Role
     mode: str = "admin"
     """The way in, for the trail: `admin` with a token, `console` with a person's session."""
+    session: str = ""
+    """The id of a session of the console, whose reads are merged in the trail; "" for a token's request."""
     person: str = ""
-    """The id of a person's session, whose reads are merged in the trail; "" for a token's request."""
+    """Whose token it is, for the role approver; "" for the others."""
     still_valid: Callable[[], RefusedError | None] = attrs.field(repr=False)
     """Returns why the credential no longer gives this role, or None. It does not wait.
 

@@ -173,9 +173,93 @@ class Token(msgspec.Struct):
     created_at: str
     last_used_at: str | None
     warnings: list[str]
+    person: str
+    """Who approves with it; "" but for the role approver."""
 
 
 class Tokens(msgspec.Struct):
     """All admin tokens, by name."""
 
     tokens: list[Token]
+
+
+class Change(msgspec.Struct):
+    """One difference that a call would make."""
+
+    path: str
+    before: str | None
+    """JSON; null where there was nothing."""
+    after: str | None
+
+
+class Request(msgspec.Struct):
+    """A request for approval of one exact call."""
+
+    id: str
+    state: str
+    """`pending`, `approved`, `using`, `denied`, `used`, `expired`, `cancelled`, `stale` or `revoked`."""
+    agent: str
+    owner: str
+    """The agent's."""
+    cluster: str
+    what: str
+    """The call in one line."""
+    reason: str
+    """Of the rule."""
+    rule: str
+    """`POLICY/RULE`."""
+    approvers: list[str]
+    interactive: bool
+    """What is sent later is not seen."""
+    summary: str
+    """What the call would do, in one sentence."""
+    flags: list[str]
+    too_large: bool
+    """The difference is too large to be approved."""
+    shown: str
+    """The digest that an approval names."""
+    created_at: str
+    expires_at: str
+    decided_by: str
+    answer: str
+    """The words of a denial."""
+    decided_at: str | None
+    valid_until: str | None
+    """Until when an approval may be used."""
+    ended_at: str | None
+    may_approve: bool
+    """Whether the caller may approve it now."""
+    may_not: str
+    """Why not."""
+
+
+class Requests(msgspec.Struct):
+    """A page of requests, the newest first."""
+
+    requests: list[Request]
+    more: bool
+    """Whether older ones match."""
+    open: dict[str, int]
+    """All open requests by state: `pending`, `approved`, `using`."""
+
+
+class RequestDetail(Request):
+    """A request with all that an approver sees of it."""
+
+    bundle: str
+    valid_for_s: int
+    """How long after its approval it may be used."""
+    uses_returned: int
+    changes: list[Change]
+    left_out: list[str]
+    """Paths that differ from one dry run to the next."""
+    notes: list[str]
+    """What is not seen."""
+    body: str
+    """What the call sends, masked, where there is no difference to show."""
+    kubectl: str
+    """The call as a kubectl command, without what it sends; "" if there is none."""
+    because: str
+    """Why it was cancelled, is stale or was revoked."""
+    view_deleted: bool
+    """Whether what was shown is deleted, some days after the end."""

@@ -34,6 +34,17 @@ class Endpoint:
     resource: str
     role: Role
     """No default: an endpoint without a role cannot be made."""
+    by_person: bool = False
+    """Whether a person must decide, so that the role that includes all others does not suffice."""
+
+    def admits(self, role: Role) -> bool:
+        """Return whether a token or a session with this role may use it."""
+        return role is self.role if self.by_person else role.may(self.role)
+
+    @property
+    def holders(self) -> tuple[Role, ...]:
+        """The roles that may use it, the least first."""
+        return tuple(role for role in Role if self.admits(role))
 
 
 METRICS = Endpoint("GET", "/metrics", "get", "metrics", Role.METRICS)
@@ -88,6 +99,7 @@ def verb(
     etag: bool = False,
     answer: type | None = None,
     reads: bool = False,
+    by_person: bool = False,
 ) -> Callable[[Method], Method]:
     """Declare a method of a group of actions as a verb of the admin API.
 
@@ -100,6 +112,8 @@ def verb(
 
     With `etag`, a read whose answer the client has already is a 304. `answer` is the shape of the answer's
     body, for the API's description; an answer is not checked against it outside the tests.
+
+    `by_person` admits exactly the declared role: a person must decide, so `admin` does not suffice.
     """
 
     def declare(function: Method) -> Method:
@@ -109,6 +123,7 @@ def verb(
             name,
             resource,
             role,
+            by_person=by_person,
             body=body,
             query=query,
             with_call=with_call,

@@ -15,7 +15,7 @@ from proxy.hub.store.engines.clock import Now
 from proxy.hub.store.engines.open_requests import OPEN
 from proxy.hub.store.migrations import tables as t
 
-CHANNEL: Final = "requests_of_hawse"
+CHANNEL: Final = "approvals"
 """The channel on which PostgreSQL announces transitions."""
 RETURNED: Final = "returned: the API server did nothing"
 BATCH_MAX: Final = 500

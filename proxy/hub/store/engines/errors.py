@@ -23,6 +23,12 @@ class NotFoundError(StoreError):
     status, code = 404, "not_found"
 
 
+class ForbiddenError(StoreError):
+    """The caller's role may ask for the change, and this caller may not make it."""
+
+    status, code = 403, "forbidden"
+
+
 class ConflictError(StoreError):
     """The change conflicts with the present state."""
 

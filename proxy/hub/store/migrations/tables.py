@@ -201,6 +201,8 @@ admin_tokens = sa.Table(
     sa.Column("expires_at", sa.Float),
     # Whether it counts at the console's listener. A hub of revision 0016 may insert beside this one.
     sa.Column("remote", sa.Boolean, nullable=False, server_default=sa.false()),
+    # Who approves with it; empty but for the role approver.
+    sa.Column("person", sa.String(254), nullable=False, server_default=""),
 )
 
 # The console's one-time codes (proxy/hub/store/store.py).

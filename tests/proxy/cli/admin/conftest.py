@@ -40,6 +40,7 @@ from proxy.hub.home.trails import open_search
 from proxy.hub.relays.operations import OtherHubs, RelayInfo, SessionInfo
 from proxy.hub.store.directory import Directory, open_directory
 from proxy.process.config import Address
+from tests.fakes.decided import FakeRequests
 
 
 async def run_in_thread(data_dir: Path, job: Job, tell: Callable[[Progress], None]) -> Outcome:
@@ -96,6 +97,7 @@ class Hub:
     ca: Path
     url: str
     simulations: Simulations
+    requests: FakeRequests
 
     def elsewhere(self) -> dict[str, str | None]:
         """The environment of an operator on another machine."""
@@ -150,7 +152,7 @@ async def run_hub(
     pepper = data.pepper()
     settings = HubConfig(public_url="https://hub.example", data_dir=data.path)
     certificate = Certificate.open(settings, data, time.time)
-    live = Live()
+    live, requests = Live(), FakeRequests()
     store = AuditStore(data.audit_file, Masks([]))
     reserve = open_reserve(data.reserve_file)
     revocations = Revocations(reserve)
@@ -171,6 +173,7 @@ async def run_hub(
                     live_sessions=live,
                     simulations=simulations,
                     backups=Backups(data.path),
+                    requests=requests,
                     trail=trail,
                     hubs=hubs,
                     other_hubs=other_hubs,
@@ -197,6 +200,7 @@ async def run_hub(
                         data.tls_dir / "ca.pem",
                         f"https://127.0.0.1:{port}",
                         simulations,
+                        requests,
                     )
                     nursery.cancel_scope.cancel()
     finally:

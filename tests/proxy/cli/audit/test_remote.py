@@ -16,6 +16,7 @@ from audit.record import Event, Kind, Phase, Request, Response
 from audit.search.filters import Filters
 from audit.store import AuditStore
 from proxy.agent.https.blocking import trusting
+from proxy.cli.admin.api import following
 from proxy.cli.admin.api.client import AdminClient
 from proxy.cli.admin.api.logins import AdminLogin, save_login
 from proxy.cli.audit import remote
@@ -174,7 +175,7 @@ def message(number: int, cursor: str) -> bytes:
 def test_a_follower_that_loses_its_hub_goes_on_where_it_was(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(remote, "RECONNECT_MIN_S", 0.001)
+    monkeypatch.setattr(following, "RECONNECT_MIN_S", 0.001)
     drained = b'event: end\ndata: {"code": "draining", "message": "the hub stops"}\n\n'
     gap = b'event: gap\ndata: {"message": "too slow"}\n\n'
     refused = b'event: end\ndata: {"code": "expired", "message": "the token expired"}\n\n'

@@ -27,7 +27,7 @@ class Person:
 
     @property
     def caller(self) -> Caller:
-        return Caller(actor=ADA, role=self.role, mode="console", person="s1", still_valid=lambda: self.ended)
+        return Caller(actor=ADA, role=self.role, mode="console", session="s1", still_valid=lambda: self.ended)
 
     async def ask(self, bench: Bench, method: str, target: str, **headers: str) -> Reply:
         return await call(bench.app, method, target, headers=headers, state={CALLER: self.caller})

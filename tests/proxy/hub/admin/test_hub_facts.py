@@ -24,29 +24,19 @@ DISK = Attention("disk-full", "warning", "trail", "aaaaaaaa", "nearly full", "20
 MINE = HubFacts({"prod": 3}, {"prod": 1.5}, ["dev"], {"prod": 1.0}, [DISK])
 
 
-class Links:
-    """The links of a hub, which another one asks by."""
-
-    def __init__(self) -> None:
-        self.answers: dict[str, Any] = {}
-
-    def link_to(self, boot: str) -> PeerLink | None:
-        return None
-
-
 def asked(facts: HubFacts) -> Ask:
     """Ask a hub with these facts as over a link: as JSON."""
-    links = Links()
+    answers: dict[str, Any] = {}
 
     async def own() -> HubFacts:
         await trio.lowlevel.checkpoint()
         return facts
 
-    answer_facts(links, own)
+    answer_facts(answers, own)
 
     async def ask(question: str, body: Mapping[str, object]) -> Mapping[str, object]:
         read = json.loads(json.dumps(body))
-        answered = json.loads(json.dumps(await links.answers[question](cast(PeerLink, None), read)))
+        answered = json.loads(json.dumps(await answers[question](cast(PeerLink, None), read)))
         assert isinstance(answered, dict)
         return answered
 

@@ -30,13 +30,15 @@ from proxy.hub.admin.administration import ACTIONS, Action
 from proxy.hub.admin.openapi import description
 from proxy.hub.admin.verbs.verb import ENDPOINTS
 from proxy.hub.relays.operations import RelayInfo
+from proxy.hub.store.roles import Role
 from tests.audit.events import call as audited_call
-from tests.fakes.admin import TOKEN, WATCH, Bench, enrol
+from tests.fakes.admin import ROLE_TOKENS, TOKEN, WATCH, Bench, enrol, give_each_role_a_token, opened
 from tests.fakes.asgi import call
+from tests.fakes.decided import request_id
 
 # Of each operation and mode, so that all take some seconds.
 CASES = 3
-NAMES = {"teams": "sre", "agents": "sre-1", "clusters": "prod"}
+NAMES = {"teams": "sre", "agents": "sre-1", "clusters": "prod", "requests": request_id(1)}
 CHECKS = [
     not_a_server_error,
     status_code_conformance,
@@ -60,7 +62,7 @@ def test_each_endpoint_is_described_with_the_roles_of_the_table() -> None:
     table = {(each.method, each.path): each for each in (*ENDPOINTS, *ACTIONS)}
     assert OPERATIONS.keys() == table.keys()
     for key, operation in OPERATIONS.items():
-        assert operation["x-hawse-roles"] == [str(role) for role in table[key].role.holders]
+        assert operation["x-hawse-roles"] == [str(role) for role in table[key].holders]
     ids = [operation["operationId"] for operation in OPERATIONS.values()]
     assert len(set(ids)) == len(ids)
 
@@ -94,9 +96,13 @@ ANSWERING = [each for each in ACTIONS if each.answer is not None and not each.pa
 async def test_an_answer_has_exactly_the_fields_of_its_shape(bench: Bench, action: Action) -> None:
     await enrol(bench)
     await bench.ok("POST", "/v1/agents/sre-1/codes")
+    await give_each_role_a_token(bench)
     bench.operations.live.append(RELAY)
+    request = opened(bench)
     name = NAMES.get(action.path.removeprefix("/v1/").partition("/")[0], "")
-    reply = await bench.ask(action.method, action.path.format(name=name))
+    body = {"approve": {"shown": request.new.shown}, "deny": {"because": "not now"}}.get(action.verb)
+    token = ROLE_TOKENS[action.holders[-1]]
+    reply = await bench.ask(action.method, action.path.format(name=name), body, token=token)
     assert reply.status == 200
     answer = msgspec.json.decode(reply.body, type=action.answer or object)
     assert msgspec.to_builtins(answer) == reply.json
@@ -141,9 +147,11 @@ def cases_of(operation: Any, mode: GenerationMode) -> list[Any]:
 
 
 async def send(bench: Bench, case: Any) -> schemathesis.Response:
-    """Send a request as an admin."""
+    """Send a request as an admin, or as the role that may do what an admin may not."""
     kwargs = case.as_transport_kwargs(base_url="http://hub")
-    kwargs["headers"]["Authorization"] = f"Bearer {TOKEN}"
+    roles = case.operation.definition.raw["x-hawse-roles"]
+    token = TOKEN if str(Role.ADMIN) in roles else ROLE_TOKENS[Role(roles[-1])]
+    kwargs["headers"]["Authorization"] = f"Bearer {token}"
     prepared = requests.Request(**kwargs).prepare()
     url = urlsplit(str(prepared.url))
     headers = {name: str(value) for name, value in prepared.headers.items()}
@@ -166,7 +174,9 @@ async def test_the_running_api_keeps_its_description(
     with closing(AuditStore(tmp_path / "audit.db")) as trail:
         trail.append([audited_call()])
     await enrol(bench)
+    await give_each_role_a_token(bench)
     bench.sessions.live.append(WATCH)
+    opened(bench)
     asked = 0
     for result in SCHEMA.get_all_operations():
         for case in cases_of(result.ok(), mode):

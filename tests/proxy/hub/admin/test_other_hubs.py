@@ -19,7 +19,7 @@ from proxy.hub.admin.other_hubs import (
     answer_sessions,
     peers_of,
 )
-from proxy.hub.membership.member import MemberState
+from proxy.hub.membership.member import Member, MemberState
 from proxy.hub.peers.link import AskFailed, LinkDown, PeerLink
 from proxy.hub.relays.operations import SessionInfo
 from tests.fakes.admin import WATCH
@@ -185,20 +185,22 @@ class Link:
     answer: Ask
 
     async def ask(self, question: str, body: Mapping[str, object], within_s: float) -> Mapping[str, object]:
-        assert within_s == 2
+        assert within_s == 2.0
         return await self.answer(question, body)
 
 
 @attrs.define
 class Links:
     by_boot: dict[str, Link]
-    answers: Any = attrs.Factory(dict)
 
-    def link_to(self, boot: str) -> PeerLink | None:
-        return cast(PeerLink | None, self.by_boot.get(boot))
+    async def wait_link(self, member: Member, within_s: float) -> PeerLink:
+        await trio.lowlevel.checkpoint()
+        if (link := self.by_boot.get(member.boot)) is None:
+            raise LinkDown("no link")
+        return cast(PeerLink, link)
 
 
-async def test_each_process_is_asked_over_its_own_link() -> None:
+async def test_each_process_is_asked_over_its_own_link(autojump_clock: MockClock) -> None:
     other = attrs.evolve(HUB, hub="8c21d004", boot="b2")
     replaced = attrs.evolve(HUB, boot="b0", state=MemberState.LEAVING)
     hub = Hub(calls("aa", 1))
@@ -212,9 +214,10 @@ async def test_each_process_is_asked_over_its_own_link() -> None:
 
 
 async def test_a_hub_answers_the_questions_of_others() -> None:
-    links, hub = Links({}), Hub(calls("aa", 1))
-    answer_others(links, hub)
+    answers: dict[str, Any] = {}
+    hub = Hub(calls("aa", 1))
+    answer_others(answers, hub)
     link = cast(PeerLink, None)
-    assert [each["id"] for each in (await links.answers["sessions"](link, {}))["calls"]] == ["aa-0"]
-    await links.answers["kill"](link, {"id": "aa-0", "reason": "x"})
+    assert [each["id"] for each in (await answers["sessions"](link, {}))["calls"]] == ["aa-0"]
+    await answers["kill"](link, {"id": "aa-0", "reason": "x"})
     assert hub.live == []

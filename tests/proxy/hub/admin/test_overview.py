@@ -14,7 +14,7 @@ from proxy.hub.admin.overview.shapes import HubFacts, Overview
 from proxy.hub.admin.verbs.call import Call
 from proxy.hub.relays.operations import RelayInfo
 from proxy.hub.store.roles import Role
-from tests.fakes.admin import PEPPER, Bench, enrol
+from tests.fakes.admin import PEPPER, Bench, enrol, person_of
 from tests.fakes.asgi import Follower, scope_of
 
 RELAY = RelayInfo("prod", "pod-a", "hawse/0.1.0", "192.0.2.7", 1_800_000_000.0, 1_800_000_009.0, 12.5, 3)
@@ -23,7 +23,9 @@ RELAY = RelayInfo("prod", "pod-a", "hawse/0.1.0", "192.0.2.7", 1_800_000_000.0, 
 async def token_of(bench: Bench, role: Role) -> str:
     token = new_api_key(role.encode().ljust(32, b"."))
     digest = hash_key(token, PEPPER)
-    await bench.directory.change(lambda store: store.add_admin_token(f"a-{role}", digest, role=role))
+    await bench.directory.change(
+        lambda store: store.add_admin_token(f"a-{role}", digest, role=role, person=person_of(role))
+    )
     return token
 
 
@@ -139,6 +141,7 @@ async def test_a_round_trip_alone_changes_no_tag_and_a_call_does(bench: Bench) -
         elsewhere=None,
         denials=None,
         watched={},
+        requests=bench.requests,
     )
     call = Call({}, {}, b"", role=Role.VIEWER)
     first = await actions.show(call)

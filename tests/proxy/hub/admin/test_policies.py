@@ -62,6 +62,55 @@ async def test_a_dry_run_warns_of_what_is_valid_and_rarely_meant(bench: Bench) -
     ]
 
 
+ASKS = policy(
+    """\
+    - {id: risky, effect: ask, verbs: [write], namespaces: [shop], reason: it is production,
+       ask: {approvers: [ann@example.com, owner], wait: 55s, dryRun: ["*.example.com"]}}
+    - {id: deletes, effect: ask, verbs: [delete], ask: {approvers: [any], wait: 0s, validFor: 1h, show: env}}
+    """,
+    name="asks",
+)
+ASK_WARNINGS = [
+    "asks/risky waits 55 s: many load balancers end a silent request after 60 s, so wait at most 45 s",
+    "asks/risky and asks/deletes may ask about the same call, and their approvers differ: the first of them "
+    "decides",
+]
+
+
+async def test_long_waits_and_different_approvers_are_warned_of_with_and_without_a_dry_run(
+    bench: Bench,
+) -> None:
+    assert (await bench.ok("POST", "/v1/policies?dry_run=true", body(ASKS)))["warnings"] == ASK_WARNINGS
+    assert (await bench.ok("POST", "/v1/policies", body(ASKS)))["warnings"] == ASK_WARNINGS
+    # Only of the policies that were given, with all that are in force.
+    assert (await bench.ok("POST", "/v1/policies", body(LOOK)))["warnings"] == []
+    other = policy("- {id: all, effect: ask, verbs: [write], ask: {approvers: ['!owner']}}", name="last")
+    found = await bench.ok("POST", "/v1/policies", body(other))
+    assert [warning.split(" may ask")[0] for warning in found["warnings"]] == [
+        "asks/risky and last/all", "asks/deletes and last/all",
+    ]  # fmt: skip
+    only_asks = await bench.ok("POST", "/v1/policies?dry_run=true", body(other, only=True))
+    assert only_asks["warnings"] == ["the guard policy is removed: agents may then use ways around RBAC"]
+
+
+async def test_a_rule_that_asks_is_listed_with_what_it_asks_for(bench: Bench) -> None:
+    await bench.ok("POST", "/v1/policies", body(ASKS))
+    risky, deletes = (await bench.ok("GET", "/v1/policies/asks"))["rules"]
+    assert (risky["effect"], deletes["effect"]) == ("ask", "ask")
+    assert risky["ask"] == {
+        "approvers": ["ann@example.com", "owner"],
+        "wait_s": 55,
+        "valid_for_s": 900,
+        "interactive": False,
+        "dry_run": ["*.example.com"],
+        "show_env": False,
+    }
+    assert (deletes["ask"]["wait_s"], deletes["ask"]["show_env"], deletes["ask"]["dry_run"]) == (0, True, [])
+    assert "ask" not in (await bench.ok("GET", "/v1/policies/granted"))["rules"][0]
+    found = await bench.ok("GET", "/v1/policy-versions/1/diff/2")
+    assert [rule["effect"] for rule in found["diff"][0]["rules"]] == ["ask", "ask"]
+
+
 async def test_a_misspelt_dry_run_applies_nothing(bench: Bench) -> None:
     before = bench.directory.current.bundle
     for query in ("dryrun=true", "dry_run=maybe"):

@@ -39,6 +39,7 @@ from proxy.hub.store.store import Store
 from tests.audit.events import call as audited_call
 from tests.fakes.admin import PEPPER, TOKEN, FakeOperations, FakeSessions, FakeWork
 from tests.fakes.asgi import Reply, call
+from tests.fakes.decided import FakeRequests
 
 NOW = 1_800_000_000.0
 
@@ -145,6 +146,7 @@ def administration_of(
         live_sessions=sessions or FakeSessions(),
         simulations=Simulations(FakeWork().run, lambda: NOW),
         backups=Backups(folder),
+        requests=FakeRequests(),
         clock=lambda: NOW,
     )
 
@@ -193,6 +195,7 @@ spec:
     - {id: out, effect: deny, enabled: false, verbs: ["*"]}
     - {id: also, effect: deny, enabled: false, verbs: [get]}
     - {id: in, effect: allow, enabled: false, verbs: ["*"], resources: ["*"]}
+    - {id: look, effect: ask, enabled: false, verbs: ["*"], ask: {approvers: [any]}}
 """
 
 
@@ -202,7 +205,15 @@ async def test_exactly_these_actions_act_without_the_trail(hub: Hub) -> None:
         "agents/teams": [{"remove": ["sre"]}, {"remove": ["sre"], "add": ["web"]}, {"add": ["web"]}],
         "policies/rules": [
             {"rules": rules, "enabled": enabled}
-            for rules in (["out"], ["out", "also"], ["in"], ["out", "in"], ["unknown"])
+            for rules in (
+                ["out"],
+                ["out", "also"],
+                ["in"],
+                ["out", "in"],
+                ["look"],
+                ["out", "look"],
+                ["unknown"],
+            )
             for enabled in (True, False)
         ],
     }
@@ -227,6 +238,8 @@ async def test_exactly_these_actions_act_without_the_trail(hub: Hub) -> None:
         ("delete", "clusters", ""),
         ("delete", "federation", ""),
         ("kill", "sessions", ""),
+        ("deny", "requests", ""),
+        ("revoke", "requests", ""),
         ("update", "agents/teams", '{"remove": ["sre"]}'),
         ("switch", "policies/rules", '{"rules": ["out"], "enabled": true}'),
         ("switch", "policies/rules", '{"rules": ["out", "also"], "enabled": true}'),

@@ -12,7 +12,17 @@ from auth.apikey import new_api_key
 from proxy.hub.admin.administration import ACTIONS, Action
 from proxy.hub.admin.perform import BODY_BYTES_MAX
 from proxy.hub.admin.verbs.verb import METRICS, Endpoint
-from tests.fakes.admin import PEPPER, TOKEN, WATCH, Bench, enrol, path_of
+from tests.fakes.admin import (
+    PEPPER,
+    ROLE_TOKENS,
+    TOKEN,
+    WATCH,
+    Bench,
+    enrol,
+    give_each_role_a_token,
+    opened,
+    path_of,
+)
 from tests.fakes.asgi import call
 from tests.fakes.jwks import jwk, jwks
 
@@ -66,6 +76,9 @@ CHANGES: dict[tuple[str, str], tuple[str, object]] = {
     ),
     ("delete", "policies"): ("/v1/policies/readers", None),
     ("switch", "policies/rules"): ("/v1/policies/readers/rules", {"rules": ["read"], "enabled": False}),
+    ("approve", "requests"): ("/v1/requests/{request_id}/approve", {"shown": "{shown}"}),
+    ("deny", "requests"): ("/v1/requests/{request_id}/deny", {"because": "not now"}),
+    ("revoke", "requests"): ("/v1/requests/{request_id}/revoke", None),
     ("create", "tokens"): ("/v1/tokens", {"name": "cd", "role": "viewer"}),
     ("delete", "tokens"): ("/v1/tokens/ci", None),
     ("create", "console codes"): ("/v1/console/codes", None),
@@ -113,13 +126,30 @@ async def populate(bench: Bench) -> dict[str, Any]:
         )
     )
     bench.sessions.live.append(WATCH)
+    request = opened(bench)
     bench.recorder.events.clear()
-    return {"api_key_id": made["agent"]["api_key_id"], "rule_id": rule["id"], "session_id": "session-1"}
+    return {
+        "api_key_id": made["agent"]["api_key_id"],
+        "rule_id": rule["id"],
+        "session_id": "session-1",
+        "request_id": request.id,
+        "shown": request.new.shown,
+    }
 
 
 def change_of(verb: Endpoint, ids: dict[str, Any]) -> tuple[str, object]:
     target, body = CHANGES[(verb.verb, verb.resource)]
+    if body == {"shown": "{shown}"}:
+        body = {"shown": ids["shown"]}
     return target.format(**ids), body
+
+
+async def token_for(bench: Bench, verb: Endpoint) -> str:
+    """Return this machine's token, or one of the role that may do what an admin may not."""
+    if not verb.by_person:
+        return TOKEN
+    await give_each_role_a_token(bench)
+    return ROLE_TOKENS[verb.role]
 
 
 def check_event(event: Event, verb: Endpoint, target: str, status: int) -> None:
@@ -127,7 +157,7 @@ def check_event(event: Event, verb: Endpoint, target: str, status: int) -> None:
         Kind.ADMIN,
         Phase.COMPLETE,
         ActorType.OPERATOR,
-        "local",
+        f"a-{verb.role}" if verb.by_person else "local",
     )
     assert event.req is not None
     assert event.resp is not None
@@ -152,7 +182,7 @@ async def test_a_verb_answers_nothing_without_an_admin_token(bench: Bench, verb:
 @each_of(*CHANGING)
 async def test_a_change_is_an_intent_and_an_end_by_its_operator(bench: Bench, verb: Action) -> None:
     target, body = change_of(verb, await populate(bench))
-    reply = await bench.ask(verb.method, target, body)
+    reply = await bench.ask(verb.method, target, body, token=await token_for(bench, verb))
     assert reply.status in {200, 201}, reply.body
     intent, end = bench.recorder.events
     assert (intent.phase, intent.eid, intent.actor, intent.req) == (
@@ -177,9 +207,10 @@ async def test_a_read_is_one_event_by_its_operator(bench: Bench, verb: Action) -
 @each_of(*CHANGING)
 async def test_without_the_trail_a_verb_changes_nothing_unless_it_revokes(bench: Bench, verb: Action) -> None:
     target, body = change_of(verb, await populate(bench))
+    token = await token_for(bench, verb)
     before, keys = bench.directory.current, bench.ring.current
     bench.recorder.down = True
-    reply = await bench.ask(verb.method, target, body)
+    reply = await bench.ask(verb.method, target, body, token=token)
     if verb.revokes is True:
         assert "kept in the hub's reserve" in reply.json["notice"]
         return
@@ -202,8 +233,8 @@ async def test_without_the_trail_a_verb_changes_nothing_unless_it_revokes(bench:
 async def test_a_verb_refuses_a_body_of_another_shape(
     bench: Bench, verb: Action, body: bytes, what: str
 ) -> None:
+    headers = {"authorization": f"Bearer {await token_for(bench, verb)}"}
     before = bench.directory.current
-    headers = {"authorization": f"Bearer {TOKEN}"}
     reply = await call(bench.app, verb.method, path_of(verb), headers=headers, chunks=[body])
     assert (reply.status, reply.json["error"]["code"]) == (422, "invalid")
     assert what in reply.json["error"]["message"]
@@ -226,7 +257,7 @@ async def test_a_verb_refuses_a_long_body_before_it_is_whole(bench: Bench, verb:
         bench.app,
         verb.method,
         path_of(verb),
-        headers={"authorization": f"Bearer {TOKEN}"},
+        headers={"authorization": f"Bearer {await token_for(bench, verb)}"},
         chunks=[*chunks, b" "],
         before_the_last=never,
     )

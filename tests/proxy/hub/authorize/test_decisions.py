@@ -67,6 +67,21 @@ async def test_a_call_that_a_policy_denies_never_reaches_a_relay_and_says_what_t
     assert event["resp"]["status"] == 403  # type: ignore[index]
 
 
+def test_a_verdict_that_asks_is_recorded_as_one_and_says_so() -> None:
+    asks = "- {id: risky, effect: ask, verbs: [delete], reason: it is production, ask: {approvers: [any]}}"
+    made, info = bundle(policy(asks)), parse(b"DELETE", b"/api/v1/namespaces/dev/pods/web")
+    verdict = judge(made, AGENT, CLUSTER, info, 0.0)
+    assert (verdict.allowed, verdict.asked, verdict.rule) == (False, True, "p/risky")
+    assert (verdict.recorded.effect, verdict.recorded.rule) == ("ask", "risky")
+    told = denial(verdict, AGENT, CLUSTER, info)
+    assert told.message == (
+        "delete of pods web in namespace dev on cluster prod needs an approval (p/risky): it is production; "
+        "ask owner@example.com"
+    )
+    refused = judge(made, AGENT, CLUSTER, parse(b"PUT", b"/api/v1/namespaces/dev/pods/web"), 0.0)
+    assert (refused.asked, refused.recorded.effect) == (False, "deny")
+
+
 async def test_each_call_is_recorded_with_the_rule_and_the_bundle_that_decided(bench: Bench) -> None:
     async with relay_of(bench) as relay, trio.open_nursery() as nursery:
 

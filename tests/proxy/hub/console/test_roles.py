@@ -15,7 +15,7 @@ from proxy.hub.admin.administration import ACTIONS
 from proxy.hub.admin.verbs.verb import METRICS, OPENAPI
 from proxy.hub.store.roles import Role
 from tests.console.markup import text_of
-from tests.fakes.admin import PEPPER, Bench, enrol, path_of
+from tests.fakes.admin import PEPPER, Bench, enrol, path_of, person_of
 from tests.proxy.hub.console.browser import Browser
 
 # Who may sign in: a token of the role `metrics` makes no code.
@@ -31,7 +31,9 @@ async def browser(bench: Bench, request: pytest.FixtureRequest, tmp_path: Path) 
     await enrol(bench)
     token = new_api_key(role.encode().ljust(32, b"."))
     digest = hash_key(token, PEPPER)
-    await bench.directory.change(lambda store: store.add_admin_token(f"a-{role}", digest, role=role))
+    await bench.directory.change(
+        lambda store: store.add_admin_token(f"a-{role}", digest, role=role, person=person_of(role))
+    )
     signed_in = Browser.at(bench)
     await signed_in.open(token)
     return signed_in
@@ -78,7 +80,7 @@ async def test_a_session_reads_exactly_what_its_role_may_and_changes_nothing(
         else:
             assert reply.status == 403, where
             message = reply.json["error"]["message"]
-            assert all(str(holder) in message for holder in endpoint.role.holders), where
+            assert all(str(holder) in message for holder in endpoint.holders), where
         assert browser.bench.directory.current is before, where
 
 

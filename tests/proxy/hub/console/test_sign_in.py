@@ -16,7 +16,7 @@ from proxy.hub.store.entities import IDLE_S, SESSION_S
 from proxy.hub.store.migrations import tables as t
 from proxy.hub.store.roles import Role
 from proxy.hub.store.store import Store
-from tests.fakes.admin import PEPPER, Bench
+from tests.fakes.admin import PEPPER, Bench, person_of
 from tests.proxy.hub.console.browser import Browser
 
 VIEWER = new_api_key(b"v" * 32)
@@ -26,7 +26,9 @@ AUDITOR = new_api_key(b"a" * 32)
 async def add_token(bench: Bench, token: str, role: Role, *, remote: bool = False) -> None:
     digest = hash_key(token, PEPPER)
     await bench.directory.change(
-        lambda store: store.add_admin_token(f"a-{role}", digest, role=role, remote=remote)
+        lambda store: store.add_admin_token(
+            f"a-{role}", digest, role=role, remote=remote, person=person_of(role)
+        )
     )
 
 

@@ -40,7 +40,23 @@ async def test_of_two_hubs_the_one_with_the_smaller_id_dials(autojump_clock: Moc
         for hub in hubs:
             assert sorted(boots(hub)) == sorted(row.boot for row in rows if row != hub.members.me)
             for boot in boots(hub):
-                assert hub.mesh.link_to(boot) in hub.mesh.links
+                assert hub.mesh.links.link_to(boot) in hub.mesh.links
+
+
+async def test_a_link_is_waited_for_while_its_hub_is_dialled(autojump_clock: MockClock) -> None:
+    one, other = member("aaaaaaaa"), member("bbbbbbbb")
+    async with open_hubs(one, other) as (_, [hub, there]):
+        assert hub.mesh.links.link_to(other.boot) is None
+        link = await hub.mesh.links.wait_link(other, 2)
+        assert link is hub.mesh.links.link_to(other.boot)
+        assert await hub.mesh.links.wait_link(other, 2) is link
+        began = trio.current_time()
+        with pytest.raises(LinkDown, match="hub cccccccc has no link to this one"):
+            await hub.mesh.links.wait_link(member("cccccccc"), 2)
+        assert trio.current_time() - began == 2
+        with pytest.raises(LinkDown):
+            await there.mesh.links.wait_link(attrs.evolve(one, boot="before", age_s=1000.0), 2)
+        assert trio.current_time() - began == 2
 
 
 async def test_a_process_that_was_replaced_dials_since_its_listener_is_its_successors(

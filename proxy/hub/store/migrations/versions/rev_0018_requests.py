@@ -1,4 +1,4 @@
-"""Requests for approval, and the outbox of the webhooks.
+"""Requests for approval, the outbox of the webhooks, and the persons of approvers' tokens.
 
 It only adds, so that a hub of the revision before can run beside one of this.
 """
@@ -20,7 +20,8 @@ STATES = (
 
 
 def upgrade() -> None:
-    """Make the tables."""
+    """Make the tables; no token that is there belongs to an approver."""
+    op.add_column("admin_tokens", sa.Column("person", sa.String(254), nullable=False, server_default=""))
     op.create_table(
         "requests",
         sa.Column("id", sa.String(36), nullable=False),

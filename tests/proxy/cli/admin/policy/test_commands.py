@@ -176,6 +176,64 @@ async def test_a_request_is_explained(hub: Hub, look: str) -> None:
     assert "denied before any policy: agent:sre-1 is locked" in locked.stdout
 
 
+ASKS = policy(
+    """\
+    - {id: risky, effect: ask, verbs: [delete], namespaces: [app], reason: it is production,
+       ask: {approvers: [ann@example.com, owner], wait: 50s}}
+    - {id: writes, effect: ask, verbs: [write], ask: {approvers: ['!owner']}}
+    """,
+    name="asks",
+)
+
+
+async def test_a_request_that_needs_an_approval_is_explained(hub: Hub) -> None:
+    await enrol(hub)
+    applied = await hub.run("policy", "apply", "-", stdin=ASKS)
+    assert "warning: asks/risky waits 50 s: many load balancers end a silent request" in applied.stderr
+    assert "warning: asks/risky and asks/writes may ask about the same call" in applied.stderr
+    question = ("policy", "explain", "sre-1", "prod", "delete", "pods", "web", "-n", "app")
+    asked = await hub.run(*question)
+    assert asked.exit_code == 3
+    assert asked.stdout.splitlines()[:5] == [
+        "asked by asks/risky",
+        "may approve: ann@example.com, owner",
+        "a call waits up to 50 s for the approval, which is valid for 900 s",
+        "asks/writes asks too, and does not decide: !owner may approve there",
+        "delete of pods web in namespace app on cluster prod needs an approval (asks/risky): it is "
+        "production; ask Ada Lovelace",
+    ]
+    body = json.loads((await hub.run(*question, "--json")).stdout)
+    assert (body["allowed"], body["decision"], body["rule"]) == (False, "ask", "risky")
+    assert [(other["policy"], other["rule"]) for other in body["other_asks"]] == [("asks", "writes")]
+    assert body["unapprovable"] == ""
+    shell = await hub.run(
+        "policy", "explain", "sre-1", "prod", "create", "pods/portforward", "web", "-n", "app"
+    )
+    assert "asked by asks/writes\n" in shell.stdout
+    assert "such a call is refused without asking: " in shell.stdout
+    assert "`interactive: true`" in shell.stdout
+    assert (
+        "allowed by granted/granted"
+        in (await hub.ok("policy", "explain", "sre-1", "prod", "get", "pods", "web", "-n", "app")).stdout
+    )
+
+
+async def test_recorded_calls_that_would_be_asked_about_are_counted(hub: Hub) -> None:
+    await enrol(hub)
+    record(hub, *["DELETE /api/v1/namespaces/app/pods/b"] * 2, "GET /api/v1/pods")
+    record(hub, "PATCH /api/v1/namespaces/app/pods/b?dryRun=All", "PATCH /api/v1/namespaces/app/pods/b")
+    done = await hub.run("policy", "simulate", "-", stdin=ASKS)
+    assert "5 calls: 0 newly denied, 3 newly asked, 0 newly allowed" in done.stderr
+    assert "newly asked  2      sre-1  prod     delete  pods      app        asks/risky" in done.stdout
+    # From asked to denied, and back to allowed.
+    await hub.run("policy", "apply", "-", stdin=ASKS)
+    denies = policy("- {id: no, effect: deny, verbs: [delete]}", name="asks")
+    done = await hub.run("policy", "simulate", "-", "--json", stdin=denies)
+    found = json.loads(done.stdout)
+    assert (found["newly_denied"], found["newly_asked"], found["newly_allowed"]) == (2, 0, 1)
+    assert [change["change"] for change in found["changes"]] == ["newly denied", "newly allowed"]
+
+
 async def test_cases_are_run_without_a_hub_and_before_what_they_are_about_is_applied(
     hub: Hub, tmp_path: Path, look: str
 ) -> None:

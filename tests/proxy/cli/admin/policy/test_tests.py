@@ -56,7 +56,16 @@ def test_a_case_passes_by_its_effect_and_where_it_says_so_by_its_rule() -> None:
     )
     one, two = run_cases(compiled([Source(LOOK)]), cases, 0.0)
     assert (one.passed, one.rule) == (True, "look/look")
-    assert (two.passed, two.allowed) == (False, True)
+    assert (two.passed, two.effect) == (False, "allow")
+
+
+@pytest.mark.parametrize("expect", ["allow", "deny", "ask"])
+def test_a_case_may_expect_that_a_rule_asks(expect: str) -> None:
+    asks = policy("- {id: all, effect: ask, verbs: [read], ask: {approvers: [any]}}", name="asks")
+    cases = read_cases(Source(CASES.replace("expect: allow", f"expect: {expect}, rule: asks/all")))
+    [result] = run_cases(compiled([Source(LOOK), Source(asks)]), cases, 0.0)
+    assert (result.effect, result.rule) == ("ask", "asks/all")
+    assert result.passed is (expect == "ask")
 
 
 @pytest.mark.parametrize("upgrade", [False, True])

@@ -25,7 +25,7 @@ class Reader:
         self.events: list[Event] = []
         self.reads = MergedReads(self.events.append, lambda: 1_790_000_000.0)
         self.caller = Caller(
-            actor=ADA, role=Role.AUDITOR, mode="console", person=person, still_valid=lambda: None
+            actor=ADA, role=Role.AUDITOR, mode="console", session=person, still_valid=lambda: None
         )
 
     def read(self, verb: Verb, note: str = "", status: int = 200) -> None:
@@ -92,7 +92,7 @@ async def test_refusals_exports_and_reads_by_a_token_are_events_of_their_own(aut
 async def test_beyond_the_bound_of_sessions_each_read_is_an_event(autojump_clock: object) -> None:
     reader = Reader()
     for number in range(module.WINDOWS_MAX + 3):
-        reader.caller = attrs.evolve(reader.caller, person=f"session-{number}")
+        reader.caller = attrs.evolve(reader.caller, session=f"session-{number}")
         reader.read(OVERVIEW)
     assert len(reader.told()) == 3
 

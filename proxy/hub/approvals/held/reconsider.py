@@ -1,0 +1,60 @@
+"""Decides the open requests again after a change of the policies, teams or owners.
+
+A call decides again before it uses a request. This ends the others as well, so that no approver is asked
+about a call that would be refused, and no approval outlives the rule that asked for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Final, NoReturn
+
+import attrs
+import trio
+
+from proxy.hub.approvals.held.decided import info_of, no_longer_asked
+from proxy.hub.approvals.held.interfaces import RequestRows
+from proxy.hub.approvals.request import State
+from proxy.hub.store.engines.errors import StoreUnavailableError
+from proxy.hub.store.entities import Snapshot
+from tunnel.net.fairness import Chunks
+
+# Between two rounds. The directory also changes by what concerns no request.
+ROUND_EVERY_S: Final = 1.0
+
+_log = logging.getLogger("hawse.hub.approvals")
+
+
+@attrs.define(eq=False)
+class Reconsider:
+    """Judges the open requests of all hubs; each hub does, and the first one ends a request."""
+
+    requests: RequestRows
+    current: Callable[[], Snapshot]
+    _changed: trio.Event = attrs.Factory(trio.Event)
+
+    def on_change(self) -> None:
+        """Judge them soon; a listener of the directory."""
+        self._changed.set()
+
+    async def run(self) -> NoReturn:
+        """Judge them after each change, and once at first: it may have come while no hub ran."""
+        while True:
+            try:
+                await self._judge()
+            except StoreUnavailableError as error:
+                # The next change, which needs the store too, repeats it.
+                _log.warning("approvals: cannot decide the open requests again: %s", error)
+            await trio.sleep(ROUND_EVERY_S)
+            await self._changed.wait()
+
+    async def _judge(self) -> None:
+        self._changed = trio.Event()
+        slices = Chunks()
+        for request in await self.requests.every_open():
+            if slices.over:
+                await slices.next()
+            if why := no_longer_asked(self.current(), request, info_of(request.new), time.time()):
+                await self.requests.end(request.id, State.CANCELLED, why)

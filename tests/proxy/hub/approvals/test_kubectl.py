@@ -1,0 +1,59 @@
+"""The command of a request: what its call is, without what it sends."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+
+from proxy.hub.approvals.kubectl import kubectl_of
+from proxy.hub.approvals.request import NewRequest
+from proxy.hub.approvals.view import View
+
+NEW = NewRequest(
+    agent_id="a",
+    cluster_id="c",
+    plan="",
+    effect="",
+    what="",
+    reason="",
+    policy="shop",
+    rule="risky",
+    bundle="1",
+    approvers=("any",),
+    valid_for_s=900,
+    interactive=False,
+    view=View(),
+)
+POD = "/api/v1/namespaces/shop/pods/web-1"
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "command"),
+    [
+        (
+            "DELETE",
+            "/apis/apps/v1/namespaces/shop/deployments/web",
+            "kubectl --context prod delete deployments.apps web -n shop",
+        ),
+        ("DELETE", "/api/v1/namespaces/shop/pods", "kubectl --context prod delete pods --all -n shop"),
+        (
+            "GET",
+            f"{POD}/exec?container=app&command=sh&command=-c&command=rm+-rf+%2Fdata&tty=true&stdin=true",
+            "kubectl --context prod exec web-1 -n shop -c app -i -t -- sh -c 'rm -rf /data'",
+        ),
+        (
+            "PATCH",
+            "/apis/apps/v1/namespaces/shop/deployments/web",
+            "kubectl --context prod patch deployments.apps web -f ... -n shop",
+        ),
+        # No command sends it.
+        ("POST", f"{POD}/proxy/admin", ""),
+        # An option in the place of a name would change the command.
+        ("DELETE", "/api/v1/namespaces/shop/pods/--all", ""),
+        ("DELETE", "/api/v1/namespaces/%zz/pods/web-1", ""),
+        # Deleted, some days after the end.
+        ("DELETE", "", ""),
+    ],
+)
+def test_a_call_is_a_kubectl_command(method: str, target: str, command: str) -> None:
+    assert kubectl_of(attrs.evolve(NEW, method=method, target=target), "prod") == command
