@@ -44,8 +44,10 @@ def repeated_after_its_approval(scene: Scene, program: Program) -> None:
     repeated = program.run(name)
     assert repeated.code == 0, (repeated.out + repeated.err).decode()
     assert (scene.is_there(name), scene.writes(name), scene.ended(row)) == (False, [200], "used")
-    # The grant is used up: the same call for a new object asks again.
+    # The grant is used up: the same call for a new object asks again, and at first it is refused alone.
     program.make(name)
+    assert (program.run(name).code, scene.requests(name, state="pending")) == (1, [])
+    scene.age(row)
     assert program.run(name).code != 0
     assert scene.waiting(name)["id"] != row["id"]
     assert scene.writes(name) == [200]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from functools import cached_property
 from pathlib import Path
 
@@ -159,6 +161,12 @@ class Scene:
             assert time.monotonic() < deadline, f"request {row['id']} is still {state}"
             time.sleep(POLL_S)
         return state
+
+    def age(self, row: Row) -> None:
+        """Make the use of a request this old that the same call asks again."""
+        self.ended(row)
+        with closing(sqlite3.connect(self.world.folder / "hub" / "hub.db")) as store, store:
+            store.execute("UPDATE requests SET ended_at = ended_at - 11 WHERE id = ?", [row["id"]])
 
     def writes(self, part: str) -> list[int]:
         """Return the statuses of the agent's writes to a target that holds `part`, without dry runs."""

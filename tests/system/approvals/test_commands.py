@@ -25,7 +25,11 @@ def test_a_restart_of_another_second_is_the_same_call(scene: Scene) -> None:
     assert scene.kubectl(*restart).code == 0
     assert scene.ended(row) == "used"
     # Each restart needs an approval of its own.
-    assert scene.kubectl(*restart).code == 1
+    scene.age(row)
+    while b"within the past second" in (again := scene.kubectl(*restart)).err:
+        # kubectl itself restarts once a second.
+        assert again.code == 1
+    assert again.code == 1
     assert scene.waiting(name)["id"] != row["id"]
     assert scene.writes(name) == [200]
 
@@ -56,6 +60,7 @@ def test_each_server_side_apply_asks(scene: Scene) -> None:
         scene.approve(row)
         assert scene.kubectl(*apply, document=config_map(name, "red")).code == 0
         assert scene.ended(row) == "used"
+        scene.age(row)
     assert len(ids) == 2
 
 
