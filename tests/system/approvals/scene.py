@@ -110,7 +110,9 @@ class Scene:
     def plain_environment(self) -> Mapping[str, str]:
         """Return the agent's environment, with a kubeconfig whose only context leads through Hawse."""
         file = self.world.folder / "kubeconfig"
-        self.world.hawse("kubeconfig", "tunnel", "--output", str(file), environment=self.world.agent)
+        # For client-node, which does not tell a plugin what cluster its token is for.
+        command = ("kubeconfig", "tunnel", "--user-per-cluster", "--output", str(file))
+        self.world.hawse(*command, environment=self.world.agent)
         return {**self.world.agent, "KUBECONFIG": str(file), "PYTHONPATH": str(ROOT)}
 
     def named(self, kind: str) -> str:

@@ -88,10 +88,10 @@ def test_a_drain_asks_once_an_eviction(scene: Scene) -> None:
             assert time.monotonic() < deadline, scene.writes(f"{name}-")
             time.sleep(POLL_S)
         administrator("patch", *budget, "--type=merge", "-p", json.dumps({"spec": {"minAvailable": 0}}))
-        out, err = process.communicate(timeout=DEADLINE_S)
+        process.wait(DEADLINE_S)
     finally:
         process.kill()
-        process.wait()
+        out, err = process.communicate()
         administrator("uncordon", "sandbox")
     assert process.returncode == 0, (out + err).decode()
     assert err.count(b"Cannot evict pod as it would violate the pod's disruption budget.") == 2
