@@ -7,11 +7,26 @@ import time
 
 import pytest
 
-from tests.system.approvals.effects import config_map, deployment
+from tests.system.approvals.effects import approved, asked, config_map, deployment
 from tests.system.approvals.scene import DEADLINE_S, LATER, Row, Scene
 from tests.system.world import NAMESPACE, POLL_S
 
 pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(120)]
+
+
+def test_the_same_deletion_of_another_object_asks_again(scene: Scene) -> None:
+    name = scene.named(LATER)
+    delete = ("delete", "configmap", name)
+    scene.make(name)
+    row = asked(scene, name, *delete)
+    approved(scene, row, *delete)
+    scene.make(name)
+    # Right after a use the call is refused alone, since clients repeat calls whose answer was lost.
+    assert scene.kubectl(*delete).code == 1
+    assert scene.requests(name, state="pending") == []
+    scene.age(row)
+    assert asked(scene, name, *delete)["id"] != row["id"]
+    assert scene.writes(name) == [200]
 
 
 def test_a_restart_of_another_second_is_the_same_call(scene: Scene) -> None:
