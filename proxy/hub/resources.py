@@ -282,6 +282,7 @@ async def open_approvals(config: HubConfig, home: Home, records: Records) -> Asy
         snapshot=lambda: records.directory.current,
         record=records.recorder.complete,
         runs_here=home.instances.is_running,
+        webhooks=[each.name for each in config.webhook],
     ) as requests:
         yield requests
 

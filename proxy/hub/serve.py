@@ -39,7 +39,7 @@ from proxy.hub.admin.metrics.hub import (
 )
 from proxy.hub.admin.revocations import repeat_revocations
 from proxy.hub.administering import Managed, start_administration
-from proxy.hub.approving import start_approvals
+from proxy.hub.approving import start_approvals, start_webhooks
 from proxy.hub.authorize.access import AccessTokens
 from proxy.hub.calls.calls import Calls
 from proxy.hub.calls.starts import Starts
@@ -159,6 +159,7 @@ def _start(hub: Resources) -> _Parts:
         start(watch.run_clock)
     calls, trail_watch = _start_calls(hub, direct, metrics)
     start_approvals(hub, calls)
+    start_webhooks(hub, metrics)
     front = _start_front(hub, direct, calls, _start_relays(hub, calls))
     metrics.register(ReplayCollector(hub.seen, front.enrolment))
     metrics.register(ConnectionsCollector(front.unauthenticated))

@@ -395,6 +395,8 @@ def test_dry_run_is_seen() -> None:
     assert parse(b"PUT", b"/api/v1/namespaces/a/pods/p/status?dryRun=All").dry_run
     assert parse(b"PATCH", b"/api/v1/namespaces/a/pods/p?dryRun=All").dry_run
     assert parse(b"PATCH", b"/api/v1/namespaces/a/pods/p?d%72yRun=%41ll").dry_run
+    # What is sent on the connection takes effect.
+    assert not parse(b"POST", b"/api/v1/namespaces/a/pods?dryRun=All").upgraded().dry_run
 
 
 @pytest.mark.parametrize(

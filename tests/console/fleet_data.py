@@ -40,6 +40,13 @@ spec:
     verbs: [create]
     resources: [pods/exec]
     obligations: {maxDuration: 15m}
+  # A person looks at each.
+  - id: risky
+    effect: ask
+    verbs: [delete]
+    namespaces: [shop]
+    reason: the shop serves customers
+    ask: {approvers: ["ann@payments.example", "!owner"], wait: 45s}
 """
 MIGRATIONS = """kind: Policy
 metadata: {name: migrations, owner: data, contact: data@example.com}
@@ -55,6 +62,7 @@ spec:
   rules:
   # \u202e<script>alert(1)</script> {{ 7*7 }}
   - {id: odd, effect: deny, verbs: [write], resources: [odd], reason: "</pre><script>alert(1)</script>"}
+  - {id: asks, effect: ask, verbs: [patch], ask: {approvers: ["<script>alert(1)</script>"]}}
 """
 ISSUER = "https://token.actions.githubusercontent.com"
 

@@ -66,7 +66,7 @@ async def test_a_decision_names_its_rule_its_reason_and_what_to_do_instead(tmp_p
         assert "Asked by calm/edits" in patched
         assert "may approve ann@example.com waits up to 45 s for the approval valid 15 min" in patched
         assert "asks too calm/all-edits does not decide; owner may approve there" in patched
-        assert "needs an approval (calm/edits): someone looks at it first" in patched
+        assert "why someone looks at it first" in patched
         mistyped = await ask(verb="get", resource="pod", name="web")
         assert mistyped.status >= 400
         assert "did you mean pods?" in text_of(mistyped.body)

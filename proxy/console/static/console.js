@@ -129,7 +129,8 @@ function listen() {
   if (document.hidden || !document.body.dataset.stream) return;
   stream = new EventSource(document.body.dataset.stream);
   stream.onopen = () => {
-    if (lost) read(everything());
+    // A request that came or ended between the page and its stream is no change of the stream.
+    read(lost ? everything() : ["requests"]);
     lost = 0;
     state("on", "Live");
   };

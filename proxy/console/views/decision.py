@@ -81,6 +81,8 @@ class Asks:
     wait_s: int
     valid_for_s: int
     interactive: bool
+    unapprovable: str
+    """Why no approval can be bound to such a call, so that it is refused; else empty."""
     others: Sequence[tuple[str, str, Sequence[str]]]
     """Further rules that ask, and do not decide: each with its page and its approvers."""
 
@@ -140,6 +142,7 @@ def _asks_of(found: Mapping[str, Any]) -> Asks:
         ask["wait_s"],
         ask["valid_for_s"],
         ask["interactive"],
+        found["unapprovable"],
         [
             (
                 f"{other['policy']}/{other['rule']}",

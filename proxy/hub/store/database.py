@@ -16,10 +16,10 @@ from sqlalchemy.dialects import sqlite
 
 from proxy.hub.store.engines.engine import Engine, Location, open_engine
 from proxy.hub.store.engines.errors import ConflictError
+from proxy.hub.store.engines.open_requests import RESTORED, ROLLED_BACK, cancel_open_requests
 from proxy.hub.store.entities import AgentState
 from proxy.hub.store.migrations import tables as t
 from proxy.hub.store.names import not_found
-from proxy.hub.store.open_requests import RESTORED, ROLLED_BACK, cancel_open_requests
 from proxy.hub.store.versions.version import Version, begin_change, begin_history, read_is_kept, read_version
 
 if TYPE_CHECKING:

@@ -34,6 +34,7 @@ SCREENS = {
     "/decision": [
         "/decision",
         "/decision?agent=rightsizer&cluster=staging&verb=get&resource=secrets&namespace=shop",
+        "/decision?agent=rightsizer&cluster=staging&verb=delete&resource=pods&name=web&namespace=shop",
     ],
     "/agents": ["/agents", "/agents?q=bot"],
     "/agents/{name}": ["/agents/deploy-bot", "/agents/triage", "/agents/nobody"],

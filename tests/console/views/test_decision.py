@@ -65,7 +65,8 @@ def test_a_denial_says_why_what_instead_and_whom_to_ask() -> None:
 def test_an_answer_that_asks_says_who_may_approve_and_which_rules_ask_too() -> None:
     ask = {"approvers": ["ann@example.com", "owner"], "wait_s": 45, "valid_for_s": 900, "interactive": False}
     others = [{"policy": "team", "rule": "all", **ask, "approvers": ["any"]}]
-    asked = answer_of(found(allowed=False, decision="ask", message="needs", ask=ask, other_asks=others))
+    more = {"ask": ask, "other_asks": others, "unapprovable": ""}
+    asked = answer_of(found(allowed=False, decision="ask", message="needs", **more))
     assert asked.asks is not None
     assert (asked.asks.approvers, asked.asks.wait_s) == (["ann@example.com", "owner"], 45)
     assert asked.asks.others == [("team/all", "/policies/team?version=3#rule-all", ["any"])]

@@ -30,13 +30,16 @@ def _lines(found: Object) -> Iterator[str]:
             f"a call waits up to {text(ask, 'wait_s')} s for the approval, "
             f"which is valid for {text(ask, 'valid_for_s')} s"
         )
+    if text(found, "unapprovable"):
+        yield f"such a call is refused without asking: {text(found, 'unapprovable')}"
     for other in objects(found, "other_asks") if "other_asks" in found else []:
         approvers = ", ".join(texts(other, "approvers"))
         yield f"{_rule(other)} asks too, and does not decide: {approvers} may approve there"
     if found.get("max_duration_s") is not None:
         yield f"for at most {text(found, 'max_duration_s')} s"
     if text(found, "message"):
-        yield f"message to the agent: {text(found, 'message')}"
+        # What the agent reads of a call that waits depends on the approver.
+        yield text(found, "message") if ask else f"message to the agent: {text(found, 'message')}"
     yield f"policies for this agent and cluster: {', '.join(texts(found, 'bound')) or 'none'}"
     yield f"bundle {text(found, 'bundle')}; the cluster's own RBAC decides after it"
 

@@ -14,9 +14,11 @@ from auth.policy.document import name_of, policy_of
 from auth.policy.match import Bundle
 from auth.policy.rules import Effect, Policy, Rule, missing
 from auth.policy.text import PolicyError, Source, read, split
-from auth.requestinfo import BadTarget, parse
+from auth.requestinfo import BadTarget, RequestInfo, parse
 from proxy.hub.admin.verbs.answers import Done, Payload, known, time_text
 from proxy.hub.admin.verbs.verb import verb
+from proxy.hub.approvals.plan.bindable import check_bindable
+from proxy.hub.approvals.plan.refusal import CannotAskError
 from proxy.hub.authorize.binding import Binding
 from proxy.hub.authorize.decisions import denial, judge
 from proxy.hub.authorize.warnings import ask_warnings, change_warnings
@@ -291,6 +293,7 @@ class PolicyActions:
                     for other in asking
                     if other is not verdict.decision and other.ask is not None
                 ],
+                "unapprovable": _unapprovable(info, ask),
             }
         if not verdict.allowed:
             denied = denial(verdict, agent, cluster, info)
@@ -344,6 +347,15 @@ def _rule(rule: Rule) -> dict[str, object]:
         "line": rule.line,
     }
     return row if rule.ask is None else {**row, "ask": _ask(rule.ask)}
+
+
+def _unapprovable(info: RequestInfo, ask: Ask) -> str:
+    """Return why no approval can be bound to such a call, so that it is refused; empty for others."""
+    try:
+        check_bindable(info, ask)
+    except CannotAskError as error:
+        return error.reason
+    return ""
 
 
 def _ask(ask: Ask) -> dict[str, object]:

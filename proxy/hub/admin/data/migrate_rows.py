@@ -21,10 +21,10 @@ from proxy.hub.home.files.private_files import is_there
 from proxy.hub.identity.replay_postgres import CLOCKS_S
 from proxy.hub.identity.replay_store import ATTEMPT_BYTES
 from proxy.hub.store.engines.errors import InvalidError, StoreUnavailableError
+from proxy.hub.store.engines.open_requests import MOVED, OPEN
 from proxy.hub.store.engines.postgres import said
 from proxy.hub.store.local_user import LOCAL_TOKEN_NAME
 from proxy.hub.store.migrations import tables as t
-from proxy.hub.store.open_requests import MOVED, OPEN
 from proxy.hub.store.versions.version import begin_change
 
 # Rows of a statement.

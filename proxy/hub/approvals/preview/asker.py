@@ -270,6 +270,7 @@ class _Request:
         return port
 
     async def _by_tunnel(self, relay: ReachableRelay | None, *, renew: bool) -> AnswerPort:
+        self._check()
         try:
             opened = self.calls.forwarding.open_stream(self.call, self.eid, relay, time.time(), renew=renew)
         except ClusterOffline as error:
@@ -306,6 +307,13 @@ class _Request:
                 break
         return port
 
+    def _check(self) -> None:
+        """Raise NotAnsweredError if the call that the preview serves must not go on."""
+        self.calls.forwarding.recheck(self.live)
+        if self.live.ended is not None:
+            self.failure = attrs.evolve(_STOPPED, processed=Processed.NO)
+            raise NotAnsweredError("the call has ended")
+
     def _offline(self, error: ClusterOffline) -> RefusedError:
         """Return the agent's answer: without a relay, the call cannot be made either."""
         self.failure = Failure(StreamCode.REFUSED, Processed.NO, str(error))
@@ -314,18 +322,18 @@ class _Request:
     async def _run(
         self, upstream: RelaySide, open_relay: Callable[[], Awaitable[None]] | None = None
     ) -> AnswerPort:
-        """Carry one attempt to its end. Cancelled, it resets the stream. Raises what `open_relay` raises."""
+        """Carry one attempt to its end. Cancelled, it resets the stream.
+
+        Raises what `open_relay` raises, and NotAnsweredError if the call has ended meanwhile.
+        """
         waker = Waker("one task waits for an answer")
         port = AnswerPort(self.body if self.probe.dry else b"", ANSWER_BYTES_MAX, waker.unpark)
         exchange = Exchange(port, upstream, port.ended, bodiless=not (self.probe.dry and self.body))
         try:
             if open_relay is not None:
                 await open_relay()
-            self.calls.forwarding.recheck(self.live)
-            if self.live.ended is None:
-                exchange.start()
-            else:
-                exchange.end(_STOPPED)
+                self._check()
+            exchange.start()
             while not port.done:
                 await waker.park()
         finally:

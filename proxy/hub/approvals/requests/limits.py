@@ -8,8 +8,8 @@ import sqlalchemy as sa
 
 from proxy.hub.approvals.request import NewRequest, State
 from proxy.hub.approvals.requests.errors import TooManyRequestsError
+from proxy.hub.store.engines.open_requests import OPEN
 from proxy.hub.store.migrations import tables as t
-from proxy.hub.store.open_requests import OPEN
 
 OPEN_MAX: Final = 20
 """Open requests of an agent."""

@@ -11,9 +11,9 @@ import sqlalchemy as sa
 from proxy.hub.approvals.request import Request, State
 from proxy.hub.approvals.requests.outbox import OPENED, clock_and_place, place, send_later
 from proxy.hub.approvals.requests.rows import OTHER_DATABASE, request_of
-from proxy.hub.store.database_time import Now
+from proxy.hub.store.engines.clock import Now
+from proxy.hub.store.engines.open_requests import OPEN
 from proxy.hub.store.migrations import tables as t
-from proxy.hub.store.open_requests import OPEN
 
 CHANNEL: Final = "approvals"
 """The channel on which PostgreSQL announces transitions."""

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from proxy.hub.approvals.request import Request
 from proxy.hub.approvals.requests.rows import request_of
 from proxy.hub.store.database import Database, new_id
-from proxy.hub.store.database_time import Now
+from proxy.hub.store.engines.clock import Now
 from proxy.hub.store.migrations import tables as t
 
 KEPT_S: Final = 24 * 3600.0

@@ -26,11 +26,11 @@ from proxy.hub.approvals.requests.limits import check_limits
 from proxy.hub.approvals.requests.moves import BATCH_MAX, RETURNED, Moved, Moves, announce, batch
 from proxy.hub.approvals.requests.outbox import OPENED, Outbox, clock_and_place, drop_old
 from proxy.hub.approvals.requests.rows import LIGHT, Row, effective, new_row, request_of, storable
-from proxy.hub.store.database_time import Now
+from proxy.hub.store.engines.clock import Now
 from proxy.hub.store.engines.engine import Location
 from proxy.hub.store.engines.errors import NotFoundError
+from proxy.hub.store.engines.open_requests import OPEN, ROLLED_BACK, cancel_open_requests
 from proxy.hub.store.migrations import tables as t
-from proxy.hub.store.open_requests import OPEN, ROLLED_BACK, cancel_open_requests
 
 USES_RETURNED_MAX: Final = 10
 """How often a use can be given back. `kubectl drain` repeats an eviction every 5 s."""

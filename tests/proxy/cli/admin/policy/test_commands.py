@@ -199,12 +199,19 @@ async def test_a_request_that_needs_an_approval_is_explained(hub: Hub) -> None:
         "may approve: ann@example.com, owner",
         "a call waits up to 50 s for the approval, which is valid for 900 s",
         "asks/writes asks too, and does not decide: !owner may approve there",
-        "message to the agent: delete of pods web in namespace app on cluster prod needs an approval "
-        "(asks/risky): it is production; ask Ada Lovelace",
+        "delete of pods web in namespace app on cluster prod needs an approval (asks/risky): it is "
+        "production; ask Ada Lovelace",
     ]
     body = json.loads((await hub.run(*question, "--json")).stdout)
     assert (body["allowed"], body["decision"], body["rule"]) == (False, "ask", "risky")
     assert [(other["policy"], other["rule"]) for other in body["other_asks"]] == [("asks", "writes")]
+    assert body["unapprovable"] == ""
+    shell = await hub.run(
+        "policy", "explain", "sre-1", "prod", "create", "pods/portforward", "web", "-n", "app"
+    )
+    assert "asked by asks/writes\n" in shell.stdout
+    assert "such a call is refused without asking: " in shell.stdout
+    assert "`interactive: true`" in shell.stdout
     assert (
         "allowed by granted/granted"
         in (await hub.ok("policy", "explain", "sre-1", "prod", "get", "pods", "web", "-n", "app")).stdout

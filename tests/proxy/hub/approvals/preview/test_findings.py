@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from auth.policy.ask import Ask
 from auth.requestinfo import parse
 from proxy.hub.approvals.preview.bodies import Body
-from proxy.hub.approvals.preview.difference import RESTARTED_AT
+from proxy.hub.approvals.preview.difference import DIFFERENCES_MAX, RESTARTED_AT, VARYING_MAX
 from proxy.hub.approvals.preview.effect import OBJECTS_MAX, Effect, effect_fits
 from proxy.hub.approvals.preview.findings import NO_OBJECT, NOT_HONOURED, Findings, object_of
 from proxy.hub.approvals.preview.shapes import Preview
@@ -332,3 +332,19 @@ def test_a_text_that_is_no_effect_fits_nothing(text: str) -> None:
 def test_notes_that_a_relay_words_are_safe_to_show() -> None:
     made = findings().not_tried("not tried out: \u202ethe relay \x1b[2J says so")
     assert made.view.notes == ("not tried out: \\u202ethe relay \\u001b[2J says so",)
+
+
+def test_more_differences_than_a_person_reads_cannot_be_approved() -> None:
+    before, after = ({"spec": {str(n): n + more for n in range(DIFFERENCES_MAX + 1)}} for more in (0, 1))
+    made = tried(before, after)
+    assert made.view.too_large
+    assert made.view.summary == f"changes Deployment web in more than {DIFFERENCES_MAX} places"
+    before["spec"].pop("0"), after["spec"].pop("0")
+    assert len(tried(before, after).view.changes) == DIFFERENCES_MAX
+
+
+def test_dry_runs_that_have_nothing_in_common_are_not_compared() -> None:
+    one, other = ({"spec": {str(n): n + more for n in range(VARYING_MAX + 1)}} for more in (0, 1))
+    assert tried({}, one, other).view.notes[0].startswith("two dry runs have nothing in common")
+    one["spec"].pop("0"), other["spec"].pop("0")
+    assert len(tried({}, one, other).view.left_out) == VARYING_MAX

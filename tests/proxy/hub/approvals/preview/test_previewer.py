@@ -21,6 +21,8 @@ from proxy.hub.approvals.preview.effect import effect_fits
 from proxy.hub.approvals.preview.findings import NOT_HONOURED
 from proxy.hub.approvals.preview.shapes import Preview, PreviewRefused
 from proxy.hub.approvals.view import Change
+from proxy.hub.calls.live import Ending
+from proxy.hub.calls.outcome import CloseReason
 from proxy.hub.store.store import Store
 from tests.proxy.hub.approvals.preview.clusters import ASK, Asked, Cluster, open_cluster, status
 from tunnel import StreamCode
@@ -438,15 +440,16 @@ async def test_previews_of_a_hub_are_bounded(cluster: Cluster, monkeypatch: pyte
     assert cluster.asked == []
 
 
-async def test_a_preview_counts_in_the_agents_rate(cluster: Cluster) -> None:
+async def test_a_preview_counts_in_the_agents_rate(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     cluster.answer = scaled
     principal = cluster.live(PATCH).call.claims.principal
+    monkeypatch.setattr(cluster.bench.calls.limits, "_clock", lambda: 0.0)
     while cluster.bench.calls.limits.admit(principal) is None:
         pass
     refused = await cluster.refused(PATCH, {})
     assert refused.status == 429
     assert "requests_per_second" in refused.message
-    assert len(cluster.asked) < 3
+    assert cluster.asked == []
 
 
 async def test_without_a_trail_there_is_no_preview(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -478,3 +481,45 @@ async def test_another_relay_takes_what_the_first_one_refuses(tmp_path: Path) ->
         assert len(tries) == 2
         [event] = await cluster.trail()
         assert event["relay"]["instance"] in {"relay-1", "relay-2"}  # type: ignore[index]
+
+
+async def test_a_connection_that_breaks_is_said(cluster: Cluster) -> None:
+    cluster.answer = lambda asked: StreamCode.DIAL_FAILED if asked.dry else (200, web())
+    made = await cluster.made(PATCH, {})
+    assert "the relay cannot reach its API server: the script says so" in made.view.notes[0]
+    granted = made.effect
+    cluster.answer = scaled
+    now = await cluster.made(PATCH, {}, like=granted)
+    assert not effect_fits(granted, now.effect)
+
+
+async def test_a_deletion_that_cannot_be_looked_at_shows_its_options(cluster: Cluster) -> None:
+    for code, said in ((403, "the agent may not read it (403)"), (500, "the API server answered 500")):
+        cluster.answer = lambda _, code=code: status(code, "no")  # type: ignore[misc]
+        made = await cluster.made(f"DELETE {WEB}", {"gracePeriodSeconds": 0})
+        assert made.view.summary == "deletes Deployment web"
+        assert made.view.notes == (
+            f"the object cannot be shown: {said}",
+            'options: {"gracePeriodSeconds": 0}',
+        )
+        made = await cluster.made(f"DELETE {PODS}")
+        assert made.view.notes == (f"the objects cannot be listed: {said}",)
+    for body in (b"", b"[]"):
+        cluster.answer = lambda _, body=body: (200, body)  # type: ignore[misc]
+        assert "is no JSON object" in (await cluster.made(f"DELETE {WEB}")).view.notes[0]
+        assert "is no JSON object" in (await cluster.made(f"DELETE {PODS}")).view.notes[0]
+        assert "is no JSON object" in (await cluster.made(f"POST {PODS}/p/exec")).view.notes[0]
+
+
+async def test_nothing_is_sent_for_a_call_that_has_ended(cluster: Cluster) -> None:
+    cluster.answer = scaled
+    live = cluster.live(PATCH)
+    live.end(Ending(CloseReason.KILLED, "killed"))
+    made = await cluster.previewer.preview(live, b"{}", ASK)
+    assert isinstance(made, Preview)
+    assert made.view.notes[0] == "not tried out: the call has ended"
+    await wait_all_tasks_blocked()
+    assert cluster.asked == []
+    assert cluster.most_open == 0
+    ends = [event["resp"] for event in await cluster.trail() if event["phase"] == "complete"]
+    assert {end["processed"] for end in ends} == {"no"}  # type: ignore[index]

@@ -11,7 +11,7 @@ import trio
 
 from audit.record import Event
 from proxy.hub.approvals.request import Request, State
-from proxy.hub.approvals.requests import service
+from proxy.hub.approvals.requests import follower, service
 from proxy.hub.approvals.requests.errors import NotOpenError
 from proxy.hub.approvals.requests.service import Requests, open_requests
 from proxy.hub.store.engines.engine import Location
@@ -260,7 +260,7 @@ async def test_a_use_that_is_cancelled_has_happened_or_not(
 async def test_too_many_that_wait_for_the_store_are_refused(
     database: Location, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "WAITING_MAX", 0)
+    monkeypatch.setattr(follower, "WAITING_MAX", 0)
     snapshot = populate(database)
     async with served(database, snapshot) as requests:
         with pytest.raises(StoreUnavailableError, match="0 requests wait for the store already"):

@@ -9,7 +9,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from proxy.hub.store.database_time import Now
+from proxy.hub.store.engines.clock import Now
 from proxy.hub.store.migrations import tables as t
 
 OPEN: Final = ("pending", "approved", "using")
