@@ -11,9 +11,9 @@ import attrs
 import msgspec
 
 from auth.keys import SigningKey
-from proxy.hub.admin.verbs.certificates import check_certificates
 from proxy.hub.admin.verbs import shapes
 from proxy.hub.admin.verbs.answers import Done, Payload, known, time_text
+from proxy.hub.admin.verbs.certificates import check_certificates
 from proxy.hub.admin.verbs.listing import Listing
 from proxy.hub.admin.verbs.verb import verb
 from proxy.hub.authorize.binding import Binding

@@ -5,8 +5,8 @@ from __future__ import annotations
 import attrs
 import msgspec
 
-from proxy.hub.admin.verbs.certificates import check_certificates
 from proxy.hub.admin.verbs.answers import Done, Payload, known, time_text
+from proxy.hub.admin.verbs.certificates import check_certificates
 from proxy.hub.admin.verbs.verb import verb
 from proxy.hub.store.directory import Changes
 from proxy.hub.store.entities import Agent, FederationRule, Snapshot
