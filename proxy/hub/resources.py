@@ -14,7 +14,6 @@ from audit.ids import new_eid
 from audit.mask import Masks
 from audit.recorder import Recorder, open_recorder
 from audit.stores import OwnTrail
-from proxy.hub.admin.revocations import Revocations
 from proxy.hub.approvals.requests.service import Requests, open_requests
 from proxy.hub.authorize.events import Trail
 from proxy.hub.health.database_watch import DatabaseWatch
@@ -28,7 +27,7 @@ from proxy.hub.home.databases import (
     noted_applied,
 )
 from proxy.hub.home.datadir import DataDir
-from proxy.hub.home.files.reserve import open_reserve
+from proxy.hub.home.files.reserve import Reserve, open_reserve
 from proxy.hub.home.files.seal_file import SealFile
 from proxy.hub.home.hub_instances import HubInstances, close_unknown
 from proxy.hub.home.keyring import FolderKeyring, KeyRing, KeySource
@@ -60,7 +59,8 @@ class Home:
     instances: HubInstances
     instance: InstanceLock
     certificate: Certificate
-    revocations: Revocations
+    reserve: Reserve
+    """The revocations that the trail or the store could not take."""
 
 
 @asynccontextmanager
@@ -75,7 +75,7 @@ async def open_home(config: HubConfig, *, replace: bool) -> AsyncIterator[Home]:
             check_databases(data, in_postgres=config.database.url is not None)
             certificate = Certificate.open(config, data, time.time)
             with closing(open_reserve(data.reserve_file)) as reserve:
-                yield Home(data, boot, instances, instance, certificate, Revocations(reserve))
+                yield Home(data, boot, instances, instance, certificate, reserve)
 
 
 @attrs.frozen
@@ -282,6 +282,7 @@ async def open_approvals(config: HubConfig, home: Home, records: Records) -> Asy
         snapshot=lambda: records.directory.current,
         record=records.recorder.complete,
         runs_here=home.instances.is_running,
+        webhooks=[each.name for each in config.webhook],
     ) as requests:
         yield requests
 

@@ -18,6 +18,7 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
+import attrs
 import trio
 from prometheus_client import CollectorRegistry
 
@@ -25,7 +26,6 @@ from audit.ids import new_eid
 from audit.record import Kind
 from proxy.exchange.inflight_memory import HeldUp
 from proxy.hub.accept import Acceptor
-from proxy.hub.admin.administration import Administration
 from proxy.hub.admin.front import LiveRelays, ensure_local_token, note_relays_seen, write_endpoint
 from proxy.hub.admin.metrics.calls import CallMetrics
 from proxy.hub.admin.metrics.hub import (
@@ -39,11 +39,12 @@ from proxy.hub.admin.metrics.hub import (
 )
 from proxy.hub.admin.revocations import repeat_revocations
 from proxy.hub.administering import Managed, start_administration
-from proxy.hub.approving import start_approvals
+from proxy.hub.approving import start_approvals, start_webhooks
 from proxy.hub.authorize.access import AccessTokens
 from proxy.hub.calls.calls import Calls
 from proxy.hub.calls.starts import Starts
 from proxy.hub.calls.trail_watch import TrailWatch
+from proxy.hub.console.start import Handle, start_console
 from proxy.hub.front import Front
 from proxy.hub.health.stale_watch import StaleWatch
 from proxy.hub.home.config import HubConfig
@@ -116,17 +117,28 @@ async def _run(config: HubConfig, *, replace: bool) -> int:
                     hub = Resources(config, home, records, seen, shared_limit, registry, requests, upkeep)
                     pepper = records.secrets.pepper
                     await ensure_local_token(home.data, records.directory, pepper, hub.local_token)
-                    front, managed, peering = _start(hub)
+                    parts = _start(hub)
                     upkeep.start_soon(settle_later)
-                    keeping = await _take_over(hub, managed.administration)
+                    keeping = await _take_over(hub, parts.managed)
                     signals = stopping.enter_context(stop_signals())
-                    await _serve(hub, signals, front, managed, peering, keeping)
+                    await _serve(hub, signals, parts, keeping)
                     upkeep.cancel_scope.cancel()
     _log.info("the hub has stopped")
     return signals.exit_status
 
 
-def _start(hub: Resources) -> tuple[Front, Managed, Peering | None]:
+@attrs.frozen
+class _Parts:
+    """What serves connections."""
+
+    front: Front
+    managed: Managed
+    peering: Peering | None
+    show: Handle | None
+    """Serves a connection of the console; None without one."""
+
+
+def _start(hub: Resources) -> _Parts:
     """Build all parts and start their background tasks. The listeners do not accept yet."""
     home, directory = hub.home, hub.records.directory
     start = hub.upkeep.start_soon
@@ -147,17 +159,29 @@ def _start(hub: Resources) -> tuple[Front, Managed, Peering | None]:
         start(watch.run_clock)
     calls, trail_watch = _start_calls(hub, direct, metrics)
     start_approvals(hub, calls)
+    start_webhooks(hub, metrics)
     front = _start_front(hub, direct, calls, _start_relays(hub, calls))
     metrics.register(ReplayCollector(hub.seen, front.enrolment))
     metrics.register(ConnectionsCollector(front.unauthenticated))
     start(trim_when_idle)
     peering = _start_peering(hub, front)
     managed = start_administration(hub, front, calls, trail_watch, live_relays, peering, metrics)
+    show = start_console(
+        hub.config,
+        hub.home.certificate,
+        directory=directory,
+        pepper=hub.records.secrets.pepper,
+        recorder=hub.records.recorder,
+        spread=hub.records.spread,
+        api=managed.admin.app,
+        metrics=metrics,
+        upkeep=hub.upkeep,
+    )
     if peering is not None:
         peering.register(metrics, directory)
     forwarded = None if peering is None or peering.links is None else peering.links.forwarded.end_all
     start(StaleWatch(directory, calls.live, end_forwarded=forwarded).run)
-    return front, managed, peering
+    return _Parts(front, managed, peering, show)
 
 
 def _start_peering(hub: Resources, front: Front) -> Peering | None:
@@ -275,7 +299,7 @@ def _start_front(hub: Resources, direct: DirectRelays, calls: Calls, relays: Rel
     return front
 
 
-async def _take_over(hub: Resources, administration: Administration) -> trio.CancelScope:
+async def _take_over(hub: Resources, managed: Managed) -> trio.CancelScope:
     """Stop the old hub's accepting, if there is one, and read the state that it leaves.
 
     From then on this hub maintains the data folder. Returns the scope of the tasks that do.
@@ -285,7 +309,8 @@ async def _take_over(hub: Resources, administration: Administration) -> trio.Can
         # The old hub may have rotated the keys while this one prepared.
         ring.reload()
     # After the pause, because the old hub may have added revocations until then.
-    await repeat_revocations(home.revocations, home.revocations.left(), administration, hub.records.recorder)
+    left = managed.revocations.left()
+    await repeat_revocations(managed.revocations, left, managed.administration, hub.records.recorder)
     write_admin_endpoint = partial(write_endpoint, hub.config, home.data, home.certificate.chain)
     # Started after the pause: these tasks overwrite the folder's files with what this hub has read.
     keeping = trio.CancelScope()
@@ -314,19 +339,17 @@ def _software() -> str:
 async def _serve(
     hub: Resources,
     signals: AsyncIterator[int],
-    front: Front,
-    managed: Managed,
-    peering: Peering | None,
+    parts: _Parts,
     keeping: trio.CancelScope,
 ) -> None:
     """Accept and handle connections until a signal or a new hub ends that, and then drain."""
-    config = hub.config
+    config, front, peering = hub.config, parts.front, parts.peering
     async with trio.open_nursery() as handlers:
         links = None if peering is None else peering.links
         stop = Stop(config.stop, front, signals, peering, None if links is None else links.forwarded)
         listener = None if links is None else links.listener
         acceptor = Acceptor(
-            hub.home.instance, front, managed.admin, handlers, stop.leave, listener, managed.show
+            hub.home.instance, front, parts.managed.admin, handlers, stop.leave, listener, parts.show
         )
         replaced = await acceptor.accept_until_stopped(signals, config.public_url)
         if replaced:
