@@ -100,3 +100,10 @@ def wrong_approver(name: str) -> str:
     if not name or name.startswith("!") or name.lower() in {OWNER, ANY_PERSON, "*"}:
         return f"is no approver: {expected}"
     return ""
+
+
+def wrong_person(name: str) -> str:
+    """Return what is wrong with the name of a person who approves; empty if it is valid."""
+    if name in {OWNER, NOT_OWNER, ANY_PERSON}:
+        return "is a word of policies, and no person's name"
+    return wrong_approver(name)
