@@ -190,7 +190,7 @@ ROUTES = (
     Route("GET", "/requests/waiting", ROLE, show_number, "requests"),
     Route("GET", "/requests/{id}", ROLE, show, "requests"),
     Route("GET", "/requests/{id}/state", ROLE, show_state, "requests"),
-    Route("POST", "/requests/{id}/approve", ROLE, approve, "requests"),
+    Route("POST", "/requests/{id}/approve", ROLE, approve, "requests", by_person=True),
     Route("GET", "/requests/{id}/deny", ROLE, ask_denial, "requests"),
     Route("POST", "/requests/{id}/deny", ROLE, deny, "requests"),
     Route("GET", "/requests/{id}/revoke", ROLE, ask_end, "requests"),

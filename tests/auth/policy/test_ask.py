@@ -16,6 +16,7 @@ from auth.policy.ask import (
     VALID_FOR_S,
     WAIT_S,
     Ask,
+    wrong_person,
 )
 from auth.policy.match import NO_RULE, Bundle, Decision
 from auth.policy.rules import Effect
@@ -367,6 +368,12 @@ def test_who_may_approve(approvers: tuple[str, ...], who: set[str]) -> None:
     rule = Ask(approvers)
     assert {person for person in people if rule.may_approve(person, "olga")} - {"Olga"} == who
     assert not rule.may_approve("", "")
+
+
+def test_a_person_is_no_word_of_policies() -> None:
+    for name in (OWNER, NOT_OWNER, ANY_PERSON, "", "Any", "*", "group:sre", "!ann"):
+        assert wrong_person(name), name
+    assert wrong_person("ann@example.com") == ""
 
 
 # -- rules that ask about the same calls ---------------------------------------------------------------------
