@@ -152,14 +152,14 @@ class Asking:
     async def _wait(self, request: Request, slot: Slot, deadline: float) -> None:
         """Wait until a request changes; raises RefusedError once the time is over."""
         call, slots = self.live.call, self.parts.slots
-        if call.head.upgrade is not None and slots.is_twin(slot):
+        if call.head.upgrade is not None and slots.is_twin(request.id):
             raise RefusedError(refusal_of(call, request))
         self._take(slot, request)
         with self.parts.waits.until(deadline) as scope:
             await self.parts.requests.changed(request).wait()
         if scope.cancelled_caught:
             if call.head.upgrade is not None:
-                slots.time_out(slot)
+                slots.time_out(request.id)
             raise RefusedError(refusal_of(call, request))
 
     def _take(self, slot: Slot, request: Request | None = None) -> None:

@@ -337,10 +337,14 @@ async def test_an_exec_is_held_once_and_its_repeat_over_spdy_is_answered_at_once
         assert asked.causes["ApprovalRequest"] == "req-1"
     async with asking_exec(bench) as asked:
         await asked.refused("approval request req-1 is pending")
+    # Another request of the same exec is no twin.
+    bench.requests.change("req-1", State.EXPIRED)
+    async with asking_exec(bench):
+        await until_held(bench)
     mock_clock.jump(TWIN_S + 1)
     async with asking_exec(bench):
         await until_held(bench)
-    assert len(bench.requests.rows) == 1
+    assert bench.requests.states == [State.EXPIRED, State.PENDING]
 
 
 LONG = POLICY.replace("reason: look first", f"reason: {'x' * 200}")
