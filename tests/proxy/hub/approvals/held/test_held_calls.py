@@ -135,7 +135,7 @@ async def test_a_client_that_leaves_during_the_commit_of_the_use_is_not_served(b
     async with asking(bench) as asked:
         await until_held(bench)
         bench.requests.approve()
-        while bench.held.parts.slots.count:
+        while not bench.requests.uses:
             await step()
         asked.client.close_nowait()
         committed.set()
@@ -179,7 +179,7 @@ async def test_a_lock_during_the_commit_of_the_use_gives_it_back(bench: HeldBenc
     async with asking(bench) as asked:
         await until_held(bench)
         bench.requests.approve()
-        while bench.held.parts.slots.count:
+        while not bench.requests.uses:
             await step()
         await bench.hub.directory.change(lambda store: store.lock_agent("ann"))
         committed.set()
