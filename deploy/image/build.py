@@ -47,6 +47,17 @@ def read_settings() -> Settings:
 
 
 @attrs.frozen
+class Base:
+    """Debian's part of the images, and the root whose Python runs on this machine."""
+
+    root: Path
+    packages: Sequence[Package]
+    python: Path
+    paths: frozenset[str]
+    layer: oci.Layer
+
+
+@attrs.frozen
 class Built:
     """An image that was made."""
 
@@ -92,20 +103,23 @@ class Builder:
         base, packages = self.base(self.architecture)
         # Bytecode is the same on all machines, and only this machine's Python runs here.
         python = base if host == self.architecture else self.base(host)[0]
-        return [self._build(target, base, packages, python) for target in targets]
+        roots.compile_python(python, base, "usr/lib/python3.13")
+        paths = list(roots.walk(base))
+        debian = Base(base, packages, python, frozenset(paths), oci.layer(base, paths, _NO_TIME))
+        return [self._build(target, debian) for target in targets]
 
-    def _build(self, target: str, base: Path, packages: Sequence[Package], python: Path) -> Built:
+    def _build(self, target: str, base: Base) -> Built:
         name = f"hawse-{target}"
         root, work = self.work / f"root-{target}-{self.architecture}", self.work / f"work-{target}"
         _fresh(root)
         _fresh(work)
-        shutil.copytree(base, root, symlinks=True)
+        shutil.copytree(base.root, root, symlinks=True)
         self.say(f"installing the locked wheels and Hawse {VERSION} into {name} ...")
         environment.install(root, target, self.architecture, work, self.epoch)
-        roots.compile_python(python, root, environment.folders())
+        roots.compile_python(base.python, root, environment.SITE)
         installed = list(distributions(path=[str(root / environment.SITE)]))
         bill = bom.bom(
-            [attrs.asdict(package) for package in packages],
+            [attrs.asdict(package) for package in base.packages],
             installed,
             name=name,
             version=VERSION,
@@ -123,24 +137,24 @@ class Builder:
         file = self.output / f"{name}-{VERSION}-{self.architecture}.oci.tar"
         oci.write(made, file, f"{self.repository}{name}:{VERSION}", self.architecture, self.epoch)
         shutil.copy(root / BILL, file.with_name(f"{name}-{VERSION}-{self.architecture}.cdx.json"))
-        return Built(file, made, len(packages), len(installed))
+        return Built(file, made, len(base.packages), len(installed))
 
-    def _layers(self, root: Path, base: Path, owned: dict[str, oci.Owned]) -> list[tuple[str, oci.Layer]]:
+    def _layers(self, root: Path, base: Base, owned: dict[str, oci.Owned]) -> list[tuple[str, oci.Layer]]:
         """What seldom changes comes first: Debian's files, the wheels, Hawse."""
-        debian = {*roots.walk(base)}
-        standard = "usr/lib/python3.13/"
-        parts: dict[str, list[str]] = {"Debian's packages": [], "locked wheels": [], "Hawse": []}
         own = (f"{environment.SITE}/hawse/", f"{environment.SITE}/hawse-")
+        wheels, hawse = [], []
         for path in roots.walk(root):
-            if path in debian or path.startswith(standard):
-                parts["Debian's packages"].append(path)
-            elif path.startswith(f"{environment.SITE}/") and not f"{path}/".startswith(own):
-                parts["locked wheels"].append(path)
+            if path in base.paths:
+                continue
+            shared = f"{environment.SITE}/".startswith(f"{path}/") or path.startswith(f"{environment.SITE}/")
+            if shared and not f"{path}/".startswith(own):
+                wheels.append(path)
             else:
-                parts["Hawse"].append(path)
-        times = {"Hawse": self.epoch}
+                hawse.append(path)
         return [
-            (text, oci.layer(root, paths, times.get(text, _NO_TIME), owned)) for text, paths in parts.items()
+            ("Debian's packages", base.layer),
+            ("locked wheels", oci.layer(root, wheels, _NO_TIME)),
+            ("Hawse", oci.layer(root, hawse, self.epoch, owned)),
         ]
 
     @property

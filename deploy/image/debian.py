@@ -166,10 +166,9 @@ class Apt:
             raise ImageError("apt-get is not there: build the images on Debian, or use deploy/Containerfile")
         done = subprocess.run([*self._argv, *args], cwd=cwd, capture_output=True, text=True)
         if done.returncode != 0:
-            errors = [line for line in done.stderr.splitlines() if line.startswith("E:")] or [
-                "no reason given"
-            ]
-            raise ImageError(f"apt-get {args[0]}: {errors[-1].removeprefix('E: ').rstrip('.')}")
+            errors = [line for line in done.stderr.splitlines() if line.startswith("E:")]
+            reason = errors[-1].removeprefix("E: ").rstrip(".") if errors else f"exit code {done.returncode}"
+            raise ImageError(f"apt-get {args[0]}: {reason}")
         return done.stdout
 
 

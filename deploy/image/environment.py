@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Sequence
 from pathlib import Path
 
 from packaging.markers import Marker
@@ -127,6 +126,9 @@ def build_wheel(work: Path, target: str, epoch: int) -> Path:
 def _remove_scripts(site: Path) -> None:
     """Remove the programs of all wheels, which name this machine's Python, from disk and from the records."""
     shutil.rmtree(site / "bin", ignore_errors=True)
+    for path in site.rglob("*"):
+        if path.is_file():
+            path.chmod(0o644)
     for record in site.glob("*.dist-info/RECORD"):
         rows = [row for row in csv.reader(io.StringIO(record.read_text())) if not is_script(row[0])]
         text = io.StringIO()
@@ -137,8 +139,3 @@ def _remove_scripts(site: Path) -> None:
 def is_script(path: str) -> bool:
     """Whether a path in a wheel's record is a program."""
     return "bin" in Path(path).parts[:3] and path.startswith(("../", "bin/"))
-
-
-def folders() -> Sequence[str]:
-    """The folders of the root that hold Python's modules."""
-    return ("usr/lib/python3.13", SITE)

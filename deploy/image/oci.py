@@ -70,7 +70,7 @@ def layer(root: Path, paths: Iterable[str], mtime: int, owned: Mapping[str, Owne
                 tar.addfile(entry)
     data = raw.getvalue()
     return Layer(
-        Blob(_LAYER, gzip.compress(data, 9, mtime=0)), f"sha256:{hashlib.sha256(data).hexdigest()}", size
+        Blob(_LAYER, gzip.compress(data, 6, mtime=0)), f"sha256:{hashlib.sha256(data).hexdigest()}", size
     )
 
 

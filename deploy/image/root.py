@@ -20,6 +20,10 @@ STATUS = Path("var/lib/dpkg/status.d")
 _LOADER = "ld-linux-"
 # Where a runtime mounts.
 _FOLDERS = ("dev", "etc/hawse", "proc", "run", "sys", "tmp", "var/lib")
+# Where links of Debian's lead, empty as they are.
+_LINKED = ("usr/sbin",)
+# Where OpenSSL looks by default. In Debian, such a link is in the package of the program.
+_TRUST = "usr/lib/ssl/cert.pem"
 _CERTIFICATES = "usr/share/ca-certificates/mozilla"
 _BUNDLE = "etc/ssl/certs/ca-certificates.crt"
 _FILES = {
@@ -102,9 +106,11 @@ def _delete(path: Path) -> None:
 
 
 def add_files(root: Path) -> None:
-    """Add the one user, and the folders on which a runtime mounts."""
-    for name in _FOLDERS:
+    """Add the one user, the trusted certificates' place, and the folders on which a runtime mounts."""
+    for name in (*_FOLDERS, *_LINKED):
         (root / name).mkdir(parents=True, exist_ok=True)
+    (root / _TRUST).parent.mkdir(parents=True, exist_ok=True)
+    (root / _TRUST).symlink_to(f"/{_BUNDLE}")
     for name, text in _FILES.items():
         (root / name).write_text(text)
 
@@ -118,17 +124,24 @@ def walk(root: Path) -> Iterator[str]:
             yield os.path.relpath(os.path.join(folder, name), root)
 
 
-def compile_python(python_root: Path, root: Path, folders: Sequence[str]) -> None:
+def compile_python(python_root: Path, root: Path, folder: str) -> None:
     """Compile modules for the image's Python, by that Python. `python_root` is a root for this machine.
 
-    The root is read-only when it runs, so each start would compile what has no bytecode. Python does not compare
-    the bytecode with its source, whose time differs between machines.
+    The root is read-only when it runs, so each start would compile what has no bytecode. Python does not
+    compare the bytecode with its source, whose time differs between machines.
     """
     [libraries] = (python_root / "usr/lib").glob("*-linux-gnu")
     [loader] = libraries.glob(f"{_LOADER}*")
-    argv = [loader, "--library-path", libraries, python_root / "usr/bin/python3.13", "-S", "-B"]
+    argv: list[str | Path] = [
+        loader,
+        "--library-path",
+        libraries,
+        python_root / "usr/bin/python3.13",
+        "-S",
+        "-B",
+    ]
     argv += ["-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", "-s", root, "-p", "/"]
-    argv += [root / each for each in folders]
+    argv.append(root / folder)
     # One process and a fixed seed: otherwise the order in a set, and so the bytecode, may differ.
     environment = {"PYTHONHOME": str(python_root / "usr"), "PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"}
     done = subprocess.run(argv, env=environment, capture_output=True, text=True)
