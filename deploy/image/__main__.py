@@ -51,7 +51,6 @@ def main() -> None:
     parser.add_argument("--arch", choices=ARCHITECTURES, default="amd64")
     parser.add_argument("--output", type=Path, default=ROOT / "dist")
     parser.add_argument("--work", type=Path, default=ROOT / ".image")
-    parser.add_argument("--repository", default="docker.io/library/", help="what precedes the image's name")
     parser.add_argument("--lock", action="store_true", help="write packages.lock and build nothing")
     arguments = parser.parse_args()
     try:
@@ -59,7 +58,7 @@ def main() -> None:
             lock(arguments.work)
             return
         epoch = int(os.environ.get("SOURCE_DATE_EPOCH") or commit_time())
-        builder = Builder(arguments.work, arguments.output, arguments.arch, epoch, arguments.repository, say)
+        builder = Builder(arguments.work, arguments.output, arguments.arch, epoch, say)
         targets = TARGETS if arguments.target == "both" else (arguments.target,)
         for built in builder.build(targets):
             say(report(built))

@@ -25,6 +25,8 @@ ARCHITECTURES = ("amd64", "arm64")
 TARGETS = ("relay", "hub")
 _DATA = "var/lib/hawse"
 _HOSTS = {"x86_64": "amd64", "aarch64": "arm64"}
+# What runtimes make of a name without a registry, such as the manifests' `hawse-relay:0.1.0`.
+_REPOSITORY = "docker.io/library/"
 # The same base and the same wheels have the same digests in every version of Hawse.
 _NO_TIME = 0
 
@@ -71,14 +73,13 @@ class Built:
 class Builder:
     """Builds images for an architecture in a folder of work.
 
-    `epoch` is the time of Hawse's own files, in seconds; `repository` precedes the image's name.
+    `epoch` is the time of Hawse's own files, in seconds.
     """
 
     work: Path
     output: Path
     architecture: str
     epoch: int
-    repository: str
     say: Callable[[str], None]
 
     def base(self, architecture: str) -> tuple[Path, list[Package]]:
@@ -135,7 +136,7 @@ class Builder:
         made = oci.image(layers, self.architecture, self._created, self._config(target))
         self.output.mkdir(parents=True, exist_ok=True)
         file = self.output / f"{name}-{VERSION}-{self.architecture}.oci.tar"
-        oci.write(made, file, f"{self.repository}{name}:{VERSION}", self.architecture, self.epoch)
+        oci.write(made, file, f"{_REPOSITORY}{name}:{VERSION}", self.architecture, self.epoch)
         shutil.copy(root / BILL, file.with_name(f"{name}-{VERSION}-{self.architecture}.cdx.json"))
         return Built(file, made, len(base.packages), len(installed))
 

@@ -47,6 +47,17 @@ def requirements(target: str, architecture: str) -> str:
     packages = lock_subset.read_lock((ROOT / "requirements.lock").read_text())
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     names = lock_subset.subset(packages, lock_subset.roots(project, EXTRAS[target]), LEAVES)
+    chosen = []
+    for name in names:
+        pin, *hashes = packages[name][0].rstrip(" \\\n").splitlines()
+        requirement, _, marker = pin.rstrip(" \\").partition(" ; ")
+        if not marker or applies(marker, architecture):
+            chosen.append("\n".join([f"{requirement} \\", *hashes]))
+    return "\n".join(chosen) + "\n"
+
+
+def applies(marker: str, architecture: str) -> bool:
+    """Whether a requirement with this marker is for the image's Python."""
     python = {
         "implementation_name": "cpython",
         "implementation_version": "3.13.5",
@@ -58,13 +69,7 @@ def requirements(target: str, architecture: str) -> str:
         "python_version": "3.13",
         "sys_platform": "linux",
     }
-    chosen = []
-    for name in names:
-        pin, *hashes = packages[name][0].rstrip(" \\\n").splitlines()
-        requirement, _, marker = pin.rstrip(" \\").partition(" ; ")
-        if not marker or Marker(marker).evaluate(python):
-            chosen.append("\n".join([f"{requirement} \\", *hashes]))
-    return "\n".join(chosen) + "\n"
+    return Marker(marker).evaluate(python)
 
 
 def install(root: Path, target: str, architecture: str, work: Path, epoch: int) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from deploy.image import bom
 from deploy.image.build import ARCHITECTURES, TARGETS
-from deploy.image.environment import LEAVES, NOT_IN_RELAY, is_script, requirements
+from deploy.image.environment import LEAVES, NOT_IN_RELAY, applies, is_script, requirements
 from tests.packaging.installed import CONTAINERFILE, image_packages
 
 NAMES = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^]]*\])?==\S+ \\$", re.MULTILINE)
@@ -28,6 +28,20 @@ def test_an_image_has_the_packages_of_the_containerfile(target: str, architectur
     assert " ; " not in text
     line = re.compile(r"\S+ \\|    --hash=sha256:[0-9a-f]{64}( \\)?")
     assert all(line.fullmatch(each) for each in text.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("marker", "architectures"),
+    [
+        ("python_full_version < '3.13'", ()),
+        ("python_version >= '3.13'", ARCHITECTURES),
+        ("sys_platform == 'win32'", ()),
+        ("implementation_name != 'pypy' and os_name == 'posix'", ARCHITECTURES),
+        ("platform_machine == 'aarch64'", ("arm64",)),
+    ],
+)
+def test_a_marker_is_decided_for_the_python_of_the_image(marker: str, architectures: tuple[str, ...]) -> None:
+    assert tuple(each for each in ARCHITECTURES if applies(marker, each)) == architectures
 
 
 def test_the_relay_lacks_what_it_lacks_by_the_containerfile() -> None:
