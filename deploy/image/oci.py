@@ -69,9 +69,11 @@ def layer(root: Path, paths: Iterable[str], mtime: int, owned: Mapping[str, Owne
             else:
                 tar.addfile(entry)
     data = raw.getvalue()
-    return Layer(
-        Blob(_LAYER, gzip.compress(data, 6, mtime=0)), f"sha256:{hashlib.sha256(data).hexdigest()}", size
-    )
+    packed = io.BytesIO()
+    # Not gzip.compress, whose header differs between versions of Python.
+    with gzip.GzipFile("", "wb", 6, packed, mtime=0) as file:
+        file.write(data)
+    return Layer(Blob(_LAYER, packed.getvalue()), f"sha256:{hashlib.sha256(data).hexdigest()}", size)
 
 
 def _entry(file: Path, path: str, mtime: int, owned: Owned | None) -> tarfile.TarInfo:

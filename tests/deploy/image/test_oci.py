@@ -40,7 +40,10 @@ def archive(folder: Path, root: Path) -> bytes:
 
 def test_a_layer_has_no_privileged_mode_and_only_the_owners_that_are_given(tmp_path: Path) -> None:
     root = tree(tmp_path / "root")
-    packed = gzip.decompress(oci.layer(root, walk(root), 7, OWNED).blob.data)
+    data = oci.layer(root, walk(root), 7, OWNED).blob.data
+    # Neither a name, nor a time, nor a system.
+    assert data[:10] == b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
+    packed = gzip.decompress(data)
     with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
         found = {each.name: (each.mode, each.uid, each.gid, each.mtime) for each in tar}
     assert found == {
