@@ -14,6 +14,9 @@ ASYNC_LINTED := $(VENV)/.linted-async
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Arguments for `make demo` (--once, --kubeconfig FILE, --database postgres, --hubs 3) and `make bench` (`make bench` lists them).
 ARGS ?=
+# Of `make image`.
+TARGET ?= both
+ARCH ?= amd64
 # Rolling restarts of `make faults-hubs`, of three minutes each.
 ROLLS ?= 10
 # Tests start some hundred processes, each of which would compile all modules of the checkout anew.
@@ -37,7 +40,7 @@ FAULTS = tests/faults $(addprefix --ignore=,$(FAULTS_POSTGRES) $(FAULTS_HUBS))
 FAST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not long"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test screenshots test-tls test-long test-clients faults faults-postgres faults-hubs e2e lint lint-types lint-async lint-rest format lock clean setup bench bench-calls bench-gate bench-readme bench-scaling bench-peers bench-go fuzz
+.PHONY: help demo test image image-lock test-image screenshots test-tls test-long test-clients faults faults-postgres faults-hubs e2e lint lint-types lint-async lint-rest format lock clean setup bench bench-calls bench-gate bench-readme bench-scaling bench-peers bench-go fuzz
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -75,6 +78,16 @@ test: $(STAMP) lint ## lint and the fast tests
 
 screenshots: $(STAMP) ## write the pictures of the console into docs/images (needs Chromium)
 	$(BIN)/python -m tests.console.browser.screenshots $(ARGS)
+
+image: $(DEMO_STAMP) ## build the images into dist/: TARGET=relay|hub|both, ARCH=amd64|arm64 (needs apt-get and dpkg)
+	@exec $(BIN)/python -m deploy.image --target $(TARGET) --arch $(ARCH)
+
+image-lock: $(DEMO_STAMP) ## take the mirror's present versions of the images' Debian packages into the lock
+	@exec $(BIN)/python -m deploy.image --lock
+
+test-image: $(STAMP) ## build both images twice, look into them, and run hub and relay in them (needs root)
+	@$(MAKE) --no-print-directory image TARGET=both ARCH=amd64
+	HAWSE_TEST_IMAGE=$(CURDIR)/dist $(BIN)/python -m pytest --timeout 900 tests/deploy/image
 
 test-tls: $(STAMP) ## TLS and what stands on it, for another Python: make test-tls PYTHON=python3.14 VENV=.venv-3.14
 	$(FAST) tests/tunnel/net/test_tls.py tests/tunnel/net/test_tls_sessions.py \
@@ -182,3 +195,4 @@ lock: ## rewrite requirements.lock (needs uv)
 
 clean: ## remove the virtual environment and the caches
 	rm -rf $(VENV) .venv-* benchmarks/peers/mplex/node_modules benchmarks/peers/go/bin .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-* .image benchmarks/peers/mplex/node_modules tests/clients/node/node_modules benchmarks/peers/go/bin .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,15 @@
+"""The images of relay and hub, from Debian's packages and the locked wheels: `python -m deploy.image --help`.
+
+Packages are unpacked, and none of their scripts runs. So the build needs no privileges. Its bytes depend on
+the two locks, the checkout and SOURCE_DATE_EPOCH alone.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+class ImageError(Exception):
+    """The image cannot be built; the message says why, and what to do next."""
