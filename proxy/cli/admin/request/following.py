@@ -24,7 +24,7 @@ def followed(client: AdminClient, chosen: Mapping[str, str]) -> Iterator[Object]
             continue
         rows = objects(client.get("requests", **chosen, limit=str(ROWS)), "requests")
         found = {text(row, "id"): row for row in reversed(rows)}
-        for row in [*_left(client, known.keys() - found.keys()), *found.values()]:
+        for row in [*_left(client, (each for each in known if each not in found)), *found.values()]:
             before = known.get(text(row, "id"))
             if before is None or before.get("state") != row.get("state"):
                 yield row
@@ -33,6 +33,6 @@ def followed(client: AdminClient, chosen: Mapping[str, str]) -> Iterator[Object]
 
 def _left(client: AdminClient, request_ids: Iterable[str]) -> Iterator[Object]:
     """Yield requests that have left the chosen states. Those of removed agents and clusters are deleted."""
-    for request_id in sorted(request_ids):
+    for request_id in request_ids:
         with suppress(MissingError):
             yield client.get("requests", request_id)
