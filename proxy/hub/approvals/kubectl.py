@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from audit.kubectl import kubectl_line, words_of
-from audit.record import Request, Stream
+from audit.record import Stream
 from auth.requestinfo import BadTarget, RequestInfo, decode_value, first_values, parse, raw_values
 from proxy.hub.approvals.request import NewRequest
+from proxy.hub.authorize.events import recorded_request
 
 
 def kubectl_of(new: NewRequest, cluster: str) -> str:
@@ -16,19 +17,7 @@ def kubectl_of(new: NewRequest, cluster: str) -> str:
         info = parse(new.method.encode("latin-1"), new.target.encode("latin-1"))
     except BadTarget:
         return ""
-    recorded = Request(
-        info.method,
-        new.target,
-        info.verb,
-        info.group,
-        info.version,
-        info.resource,
-        info.subresource,
-        info.namespace,
-        info.name,
-        info.dry_run,
-    )
-    words = words_of(recorded, _stream_of(info))
+    words = words_of(recorded_request(info, new.target), _stream_of(info))
     return kubectl_line(["kubectl", "--context", cluster, *words]) if words else ""
 
 

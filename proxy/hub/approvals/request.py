@@ -45,7 +45,7 @@ class NewRequest:
     agent_id: str
     cluster_id: str
     plan: str
-    """The hexadecimal SHA-256 of the exact call (proxy/hub/approvals/plan.py)."""
+    """The hexadecimal SHA-256 of the exact call (proxy/hub/approvals/plan)."""
     effect: str
     """Salted digests of what the preview found that the call would do, at most 64 KiB of text."""
     what: str

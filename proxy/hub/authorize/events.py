@@ -280,19 +280,8 @@ def _audit_view(head: RequestHead, parsed: ParsedRequest, *, undecided: bool = F
     if info is None:
         view = Request(text(head.method), text(without_bearer(target)))
     else:
-        view = Request(
-            info.method,
-            # A fault means that a token was found in the target.
-            text(without_bearer(target, whole=not parsed.fault)),
-            info.verb,
-            info.group,
-            info.version,
-            info.resource,
-            info.subresource,
-            info.namespace,
-            info.name,
-            info.dry_run,
-        )
+        # A fault means that a token was found in the target.
+        view = recorded_request(info, text(without_bearer(target, whole=not parsed.fault)))
     if len(target) <= EXCERPT_CHARACTERS_MAX:
         parsed.audit_view = view
         return view
@@ -305,6 +294,22 @@ def _audit_view(head: RequestHead, parsed: ParsedRequest, *, undecided: bool = F
     if len(view.raw_target) <= kept:
         return view
     return replace(view, target_kept=kept, target_bytes=len(target))
+
+
+def recorded_request(info: RequestInfo, raw_target: str) -> Request:
+    """Return a parsed request as the trail records it."""
+    return Request(
+        info.method,
+        raw_target,
+        info.verb,
+        info.group,
+        info.version,
+        info.resource,
+        info.subresource,
+        info.namespace,
+        info.name,
+        info.dry_run,
+    )
 
 
 def _excerpt(head: RequestHead) -> Request:

@@ -24,7 +24,7 @@ from auth.policy.subjects import may_overlap
 from auth.policy.text import PolicyError
 from auth.request_kind import request_kind_of
 from tests.auth.policies import AGENT, CLUSTER, ask, bundle, info_of, policy
-from tests.auth.policy.test_match import rules, skips
+from tests.auth.policy.random_rules import rules, skips
 
 POD = "/api/v1/namespaces/app-1/pods/web"
 ALL = '- {id: all, effect: allow, verbs: ["*"], resources: ["*", "*/*"], nonResourceURLs: ["/*"]}'

@@ -50,6 +50,10 @@ ERROR_PIECES_MAX = 16
 WORDS_BYTES_MAX = 300
 
 
+class MissingError(CommandError):
+    """What the path names does not exist."""
+
+
 class UnreachableError(CommandError):
     """The hub was not reached, or cannot answer now, or the connection was cut."""
 
@@ -125,7 +129,8 @@ class AdminClient:
             )
         document = _document(answer)
         if document is None or status >= 400:
-            raise CommandError(self._refusal(status, answer))
+            kind = MissingError if status == 404 else CommandError
+            raise kind(self._refusal(status, answer))
         if isinstance(notice := document.pop("notice", None), str):
             click.echo(f"hawse: {escape_lines(notice)}", err=True)
         return document

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 
-from proxy.cli.admin.api.client import AdminClient
+from proxy.cli.admin.api.client import AdminClient, MissingError
 from proxy.cli.admin.api.following import follow, object_of
 from proxy.cli.output import Object, objects, text, texts
 
@@ -23,10 +24,15 @@ def followed(client: AdminClient, chosen: Mapping[str, str]) -> Iterator[Object]
             continue
         rows = objects(client.get("requests", **chosen, limit=str(ROWS)), "requests")
         found = {text(row, "id"): row for row in reversed(rows)}
-        # These have left the chosen states.
-        gone = [client.get("requests", request_id) for request_id in known if request_id not in found]
-        for row in [*gone, *found.values()]:
+        for row in [*_left(client, (each for each in known if each not in found)), *found.values()]:
             before = known.get(text(row, "id"))
             if before is None or before.get("state") != row.get("state"):
                 yield row
         known = found
+
+
+def _left(client: AdminClient, request_ids: Iterable[str]) -> Iterator[Object]:
+    """Yield requests that have left the chosen states. Those of removed agents and clusters are deleted."""
+    for request_id in request_ids:
+        with suppress(MissingError):
+            yield client.get("requests", request_id)

@@ -67,7 +67,7 @@ def _lines(request: Object) -> Iterator[str]:
     if request.get("view_deleted"):
         yield "what was shown is deleted"
         return
-    yield escape(text(request, "summary") or "no effect could be made out")
+    yield escape(text(request, "summary") or "no effect was found")
     for flag in texts(request, "flags"):
         yield escape(f"  ! {flag}")
     if request.get("interactive"):

@@ -133,8 +133,7 @@ class Asking:
 
     async def _preview(self, *, like: str = "") -> Preview:
         live = self.live
-        async with self.parts.previews.one(live.call.agent.id):
-            made = await self.parts.previewer.preview(live, self.body.data, self.ask, like=like)
+        made = await self.parts.previewer.preview(live, self.body.data, self.ask, like=like)
         if isinstance(made, PreviewRefused):
             live.guardrail = made.guardrail
             refused = plain_refusal(live.call, made.status, made.message)
@@ -152,7 +151,7 @@ class Asking:
     async def _wait(self, request: Request, slot: Slot, deadline: float) -> None:
         """Wait until a request changes; raises RefusedError once the time is over."""
         call, slots = self.live.call, self.parts.slots
-        if call.head.upgrade is not None and slots.is_twin(request.id):
+        if call.head.upgrade is not None and slots.is_fallback(request.id):
             raise RefusedError(refusal_of(call, request))
         self._take(slot, request)
         with self.parts.waits.until(deadline) as scope:

@@ -9,7 +9,6 @@ import attrs
 import trio
 
 from proxy.hub.approvals.held.interfaces import PreviewMaker, RequestRows
-from proxy.hub.approvals.held.previews import Previews
 from proxy.hub.approvals.held.slots import Slots
 from proxy.hub.approvals.plan.body import BodyBudget
 from proxy.hub.calls.calls import Calls
@@ -54,6 +53,5 @@ class Parts:
     """Runs what may end after its call: a use that is given back or spent."""
     slots: Slots = attrs.Factory(Slots)
     waits: Waits = attrs.Factory(Waits)
-    previews: Previews = attrs.Factory(Previews)
     using: set[str] = attrs.Factory(set)
     """The ids of the requests by which calls of this hub go on."""

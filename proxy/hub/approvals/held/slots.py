@@ -12,8 +12,8 @@ import trio
 HELD_PER_AGENT_MAX: Final = 8
 # Of a hub: with a body of 1 MiB each, they would take an eighth of 4 GiB (`BodyBudget` bounds them).
 HELD_MAX: Final = 512
-# kubectl repeats a refused upgrade over SPDY at once (client-go's fallback). It must not wait twice.
-TWIN_S: Final = 5.0
+# client-go repeats a refused upgrade over SPDY at once, as its fallback. That call must not wait as well.
+FALLBACK_S: Final = 5.0
 
 
 class NoSlotError(Exception):
@@ -94,12 +94,12 @@ class Slots:
         self._timed_out.pop(request_id, None)
         self._timed_out[request_id] = trio.current_time()
 
-    def is_twin(self, request_id: str) -> bool:
+    def is_fallback(self, request_id: str) -> bool:
         """Return whether an upgrade waited for this request a moment ago: over WebSocket, before SPDY."""
         self._forget_old()
         return request_id in self._timed_out
 
     def _forget_old(self) -> None:
-        since = trio.current_time() - TWIN_S
+        since = trio.current_time() - FALLBACK_S
         while self._timed_out and (oldest := next(iter(self._timed_out.items())))[1] < since:
             del self._timed_out[oldest[0]]

@@ -57,7 +57,7 @@ class Plan:
 def plan_of(facts: PlanFacts, body: bytes, ask: Ask) -> Plan:
     """Return the plan of a call with this body; raises CannotAskError.
 
-    Checking 1 MiB of JSON takes some 30 ms: see `plan_in_thread`.
+    Checking 1 MiB of JSON takes some 30 ms: see `BodyBudget.plan`.
     """
     exact = check_bindable(facts.info, ask)
     if not is_tail(facts.info):

@@ -54,8 +54,8 @@ ANSWER_BYTES_MAX: Final = 1024 * 1024
 # Requests of one agent's previews at a time. The API server counts them as the agent's.
 PER_AGENT: Final = 4
 
-# Of the call's own headers. The others say how its answer is sent, or belong to its connection.
 _DIRECT: Final = Relay(INSTANCE)
+# Of the call's own headers. The others say how its answer is sent, or belong to its connection.
 _KEPT_HEADERS: Final = frozenset({b"content-type", b"content-encoding", b"user-agent"})
 _STOPPED: Final = Failure(StreamCode.CANCEL, Processed.MAYBE, "the preview was cancelled")
 _SLOW: Final = Failure(StreamCode.TIMEOUT, Processed.MAYBE, f"no answer within {ANSWER_S:.0f} s")
@@ -91,21 +91,21 @@ class NotAnsweredError(Exception):
 
 
 @attrs.define(eq=False)
-class Places:
-    """What each agent may do at a time; further tasks wait, in their order."""
+class AgentSlots:
+    """A number of tasks at a time for each agent; further ones wait, in their order."""
 
     per_agent: int
     _agents: dict[str, tuple[trio.Semaphore, set[object]]] = attrs.Factory(dict)
-    """By agent: its places, and the tasks that have one or wait for one."""
+    """By agent: its slots, and the tasks that have one or wait for one."""
 
     @asynccontextmanager
-    async def place(self, agent_id: str) -> AsyncIterator[None]:
-        """Wait for a place, and take it for the block."""
-        places, tasks = self._agents.setdefault(agent_id, (trio.Semaphore(self.per_agent), set()))
+    async def slot(self, agent_id: str) -> AsyncIterator[None]:
+        """Wait for a slot, and take it for the block."""
+        slots, tasks = self._agents.setdefault(agent_id, (trio.Semaphore(self.per_agent), set()))
         task = object()
         tasks.add(task)
         try:
-            async with places:
+            async with slots:
                 yield
         finally:
             tasks.remove(task)
@@ -120,7 +120,7 @@ class Asker:
     calls: Calls
     threads: trio.CapacityLimiter = attrs.field(init=False, factory=partial(trio.CapacityLimiter, 1))
     """Of the work on large answers. A second thread would wait for the first one's lock anyway."""
-    _agents: Places = attrs.field(init=False, factory=lambda: Places(PER_AGENT))
+    _agents: AgentSlots = attrs.field(init=False, factory=lambda: AgentSlots(PER_AGENT))
 
     async def ask(self, live: LiveCall, probe: Probe, body: bytes, passes: NextPass) -> Answer:
         """Make one request for the preview of a call. `passes` must run meanwhile.
@@ -128,7 +128,7 @@ class Asker:
         Raises RefusedError, NotMadeError and NotAnsweredError. If it is cancelled, the stream is reset, and
         the event says that the answer is unknown.
         """
-        async with self._agents.place(live.call.agent.id):
+        async with self._agents.slot(live.call.agent.id):
             request = _Request(self.calls, live, self._admitted(live, probe, body), probe, body, passes)
             await request.record()
             with request.closing():

@@ -24,11 +24,11 @@ from auth.requestinfo import RequestInfo
 from proxy.exchange.next_pass import NextPass
 from proxy.hub.approvals.preview import probes, words
 from proxy.hub.approvals.preview.asker import (
+    AgentSlots,
     Answer,
     Asker,
     NotAnsweredError,
     NotMadeError,
-    Places,
     RefusedError,
 )
 from proxy.hub.approvals.preview.bodies import Body
@@ -49,7 +49,7 @@ from proxy.hub.calls.live import LiveCall
 # The whole preview: one round of requests, and for a deletion two. The agent waits.
 PREVIEW_S: Final = 15.0
 # Previews at a time. Each has three answers of 1 MiB at most, so a hub's have 100 MiB. The objects in them
-# take more, and are compared one after the other. An agent of a slow cluster must not take all places.
+# take more, and are compared one after the other. An agent of a slow cluster must not take all slots.
 PREVIEWS_MAX: Final = 32
 PREVIEWS_PER_AGENT: Final = 2
 # Larger texts are compared in a thread, so that other calls go on.
@@ -57,7 +57,7 @@ INLINE_BYTES_MAX: Final = 64 * 1024
 
 _TRIED: Final = frozenset({"create", "update", "patch"})
 _REACHED: Final = frozenset({"exec", "attach", "portforward", "eviction"})
-# With these, the API server will refuse the call as well. So nobody is asked about it.
+# With these, the API server would refuse the call as well, so no request is opened.
 _AS_THE_CALL: Final = frozenset({400, 403, 404, 405, 406, 409, 410, 413, 415, 422})
 
 Result: TypeAlias = "Answer | NotMadeError | NotAnsweredError"
@@ -69,8 +69,8 @@ class Previewer:
 
     calls: Calls
     asker: Asker = attrs.field(init=False)
-    _places: trio.Semaphore = attrs.field(init=False, factory=partial(trio.Semaphore, PREVIEWS_MAX))
-    _agents: Places = attrs.field(init=False, factory=partial(Places, PREVIEWS_PER_AGENT))
+    _slots: trio.Semaphore = attrs.field(init=False, factory=partial(trio.Semaphore, PREVIEWS_MAX))
+    _agents: AgentSlots = attrs.field(init=False, factory=partial(AgentSlots, PREVIEWS_PER_AGENT))
 
     @asker.default
     def _asker_of_these(self) -> Asker:
@@ -92,12 +92,12 @@ class Previewer:
         salt = os.urandom(SALT_BYTES) if earlier is None else earlier.salt
         failures: list[str] = []
         with trio.move_on_after(PREVIEW_S):
-            async with self._agents.place(live.call.agent.id), self._places, trio.open_nursery() as nursery:
+            async with self._agents.slot(live.call.agent.id), self._slots, trio.open_nursery() as nursery:
                 passes = NextPass()
                 nursery.start_soon(passes.run)
-                one = _One(self.asker, live, body, ask, salt, passes, failures)
+                run = _PreviewRun(self.asker, live, body, ask, salt, passes, failures)
                 try:
-                    made: Preview | PreviewRefused = await one.made()
+                    made: Preview | PreviewRefused = await run.made()
                 except RefusedError as error:
                     made = error.refused
                 nursery.cancel_scope.cancel()
@@ -108,7 +108,7 @@ class Previewer:
 
 
 @attrs.define(eq=False)
-class _One:
+class _PreviewRun:
     """One preview that is being made."""
 
     asker: Asker

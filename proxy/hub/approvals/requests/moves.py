@@ -9,7 +9,7 @@ import attrs
 import sqlalchemy as sa
 
 from proxy.hub.approvals.request import Request, State
-from proxy.hub.approvals.requests.outbox import OPENED, clock_and_place, place, send_later
+from proxy.hub.approvals.requests.outbox import OPENED, clock_and_database, database_id, send_later
 from proxy.hub.approvals.requests.rows import OTHER_DATABASE, request_of
 from proxy.hub.store.engines.clock import Now
 from proxy.hub.store.engines.open_requests import OPEN
@@ -68,8 +68,8 @@ class Moves:
         note: str = "",
     ) -> Request | None:
         """Move a request that meets the conditions, and is of this database; else return None."""
-        here = _REQUESTS.database == place(self.connection)
-        found = self._move(sa.and_(_REQUESTS.id == request_id, here, *where), state, values, by, note)
+        in_this = _REQUESTS.database == database_id(self.connection)
+        found = self._move(sa.and_(_REQUESTS.id == request_id, in_this, *where), state, values, by, note)
         return found[0] if found else None
 
     def many(self, state: State, where: sa.ColumnElement[bool], values: Values, *, note: str = "") -> None:
@@ -78,7 +78,7 @@ class Moves:
 
     def sweep(self, of: sa.ColumnElement[bool]) -> None:
         """End what has expired, and what is of another database."""
-        other = sa.and_(of, _REQUESTS.state.in_(OPEN), _REQUESTS.database != place(self.connection))
+        other = sa.and_(of, _REQUESTS.state.in_(OPEN), _REQUESTS.database != database_id(self.connection))
         self.many(State.CANCELLED, other, {"ended_at": Now(), "because": OTHER_DATABASE})
         for state, due in ((State.PENDING, _REQUESTS.expires_at), (State.APPROVED, _REQUESTS.valid_until)):
             overdue = sa.and_(of, _REQUESTS.state == state, due <= Now())
@@ -92,8 +92,8 @@ class Moves:
         rows = self.connection.execute(moved.returning(*t.requests.c)).all()
         if not rows:
             return []
-        now, here = clock_and_place(self.connection)
-        requests = [request_of(row, now=now, here=here) for row in rows]
+        now, database = clock_and_database(self.connection)
+        requests = [request_of(row, now=now, database=database) for row in rows]
         self.note(state, [Moved(request, by, note) for request in requests])
         return requests
 

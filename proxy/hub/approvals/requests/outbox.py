@@ -62,8 +62,8 @@ class Outbox(Database):
             if row is None:
                 return None
             found = connection.execute(sa.select(t.requests).where(t.requests.c.id == row.request_id)).one()
-            now, here = clock_and_place(connection)
-            request = request_of(found, now=now, here=here)
+            now, database = clock_and_database(connection)
+            request = request_of(found, now=now, database=database)
             return Delivery(row.id, webhook, row.event, request, row.attempts)
 
     def delivered(self, delivery: Delivery) -> None:
@@ -106,14 +106,14 @@ def drop_old(connection: sa.Connection) -> None:
     connection.execute(sa.delete(t.outbox).where(t.outbox.c.created_at < Now() - KEPT_S))
 
 
-def place(connection: sa.Connection) -> sa.ColumnElement[int]:
+def database_id(connection: sa.Connection) -> sa.ColumnElement[int]:
     """Return the expression of what names this database, as far as a restored dump differs from it."""
     if connection.dialect.name == "sqlite":
         return sa.literal(0)
     return sa.literal_column("'requests'::regclass::oid::bigint", sa.BigInteger)
 
 
-def clock_and_place(connection: sa.Connection) -> tuple[float, int]:
+def clock_and_database(connection: sa.Connection) -> tuple[float, int]:
     """Read the database's clock, and what names the database."""
-    now, here = connection.execute(sa.select(Now(), place(connection))).one()
-    return float(now), int(here)
+    now, database = connection.execute(sa.select(Now(), database_id(connection))).one()
+    return float(now), int(database)

@@ -63,13 +63,13 @@ def storable(text: str) -> str:
     return text.replace("\0", "\\x00")
 
 
-def request_of(row: Row, *, now: float, here: int) -> Request:
-    """Return the request of a row, as it is now in the database `here`.
+def request_of(row: Row, *, now: float, database: int) -> Request:
+    """Return the request of a row, as it is now in this database.
 
     One that has expired since the last sweep is `expired` already. Without the column `view`, the view is
     that of a list.
     """
-    state, because, ended_at = effective(row, now=now, here=here)
+    state, because, ended_at = effective(row, now=now, database=database)
     return Request(
         id=row.id,
         new=NewRequest(
@@ -104,10 +104,10 @@ def request_of(row: Row, *, now: float, here: int) -> Request:
     )
 
 
-def effective(row: Row, *, now: float, here: int) -> tuple[State, str, float | None]:
+def effective(row: Row, *, now: float, database: int) -> tuple[State, str, float | None]:
     """Return the state of a row now, why it has ended, and when."""
     state = State(row.state)
-    if state.open and row.database != here:
+    if state.open and row.database != database:
         return State.CANCELLED, OTHER_DATABASE, row.changed_at
     due = {State.PENDING: row.expires_at, State.APPROVED: row.valid_until}.get(state)
     if due is not None and due <= now:

@@ -24,7 +24,7 @@ from proxy.hub.approvals.request import LIFE_S, NewRequest, Request, State
 from proxy.hub.approvals.requests.errors import refusal_of
 from proxy.hub.approvals.requests.limits import check_limits
 from proxy.hub.approvals.requests.moves import BATCH_MAX, RETURNED, Moved, Moves, announce, batch
-from proxy.hub.approvals.requests.outbox import OPENED, Outbox, clock_and_place, drop_old
+from proxy.hub.approvals.requests.outbox import OPENED, Outbox, clock_and_database, drop_old
 from proxy.hub.approvals.requests.rows import LIGHT, Row, effective, new_row, request_of, storable
 from proxy.hub.store.engines.clock import Now
 from proxy.hub.store.engines.engine import Location
@@ -88,8 +88,8 @@ class RequestsTable(Outbox):
     def find(self, agent_id: str, plan: str) -> Request | None:
         """Return what a call with this plan meets; see Requests.find."""
         with self._read() as connection:
-            now, here = clock_and_place(connection)
-            return _find(connection, agent_id, plan, now, here)
+            now, database = clock_and_database(connection)
+            return _find(connection, agent_id, plan, now, database)
 
     def get(self, request_id: str) -> Request:
         """Return a request; raises NotFoundError."""
@@ -114,16 +114,16 @@ class RequestsTable(Outbox):
         if cluster_id is not None:
             query = query.where(_REQUESTS.cluster_id == cluster_id)
         with self._read() as connection:
-            now, here = clock_and_place(connection)
+            now, database = clock_and_database(connection)
             rows = connection.execute(query.offset(offset).limit(limit))
-            return [request_of(row, now=now, here=here) for row in rows]
+            return [request_of(row, now=now, database=database) for row in rows]
 
     def every_open(self) -> list[Request]:
         """Return all pending and approved requests, with light views."""
         query = sa.select(*LIGHT).where(_REQUESTS.state.in_([State.PENDING, State.APPROVED]))
         with self._read() as connection:
-            now, here = clock_and_place(connection)
-            found = [request_of(row, now=now, here=here) for row in connection.execute(query)]
+            now, database = clock_and_database(connection)
+            found = [request_of(row, now=now, database=database) for row in connection.execute(query)]
         return [each for each in found if each.state.open]
 
     def look(self, window_s: float) -> list[Seen]:
@@ -134,8 +134,8 @@ class RequestsTable(Outbox):
         )
         recent = sa.or_(_REQUESTS.state.in_(OPEN), _REQUESTS.changed_at > Now() - window_s)
         with self._read() as connection:
-            now, here = clock_and_place(connection)
-            return [_seen(row, now, here) for row in connection.execute(query.where(recent))]
+            now, database = clock_and_database(connection)
+            return [_seen(row, now, database) for row in connection.execute(query.where(recent))]
 
     # -- transitions
 
@@ -145,13 +145,13 @@ class RequestsTable(Outbox):
             connection = moves.connection
             _lock(connection, new)
             # Another hub may have opened one until the lock was there.
-            now, here = clock_and_place(connection)
+            now, database = clock_and_database(connection)
             moves.sweep(_REQUESTS.agent_id == new.agent_id)
-            if (found := _find(connection, new.agent_id, new.plan, now, here)) is not None:
+            if (found := _find(connection, new.agent_id, new.plan, now, database)) is not None:
                 return found
             check_limits(connection, new, now)
             request_id = secrets.token_hex(8)
-            times = {"created_at": now, "changed_at": now, "expires_at": now + LIFE_S, "database": here}
+            times = {"created_at": now, "changed_at": now, "expires_at": now + LIFE_S, "database": database}
             connection.execute(sa.insert(t.requests).values(**new_row(request_id, new), **times))
             request = _get(connection, request_id)
             moves.note(OPENED, [Moved(request, serves=serves)])
@@ -287,7 +287,7 @@ def _lock(connection: sa.Connection, new: NewRequest) -> None:
         raise NotFoundError("the cluster was removed")
 
 
-def _find(connection: sa.Connection, agent_id: str, plan: str, now: float, here: int) -> Request | None:
+def _find(connection: sa.Connection, agent_id: str, plan: str, now: float, database: int) -> Request | None:
     same = _REQUESTS.agent_id == agent_id, _REQUESTS.plan == plan
     met = sa.or_(
         _REQUESTS.state.in_(OPEN),
@@ -295,7 +295,7 @@ def _find(connection: sa.Connection, agent_id: str, plan: str, now: float, here:
         sa.and_(_REQUESTS.state == State.USED, _REQUESTS.ended_at > now - USED_S),
     )
     query = sa.select(t.requests).where(*same, met).order_by(_REQUESTS.changed_at.desc())
-    found = [request_of(row, now=now, here=here) for row in connection.execute(query)]
+    found = [request_of(row, now=now, database=database) for row in connection.execute(query)]
     found = [each for each in found if each.state.open or each.state in (State.DENIED, State.USED)]
     return next((each for each in found if each.state.open), found[0] if found else None)
 
@@ -307,10 +307,10 @@ def _get(connection: sa.Connection, request_id: str) -> Request:
         row = connection.execute(sa.select(t.requests).where(_REQUESTS.id == request_id)).first()
     if row is None:
         raise NotFoundError(f"there is no request {request_id!a}: `hawse admin request list` lists them")
-    now, here = clock_and_place(connection)
-    return request_of(row, now=now, here=here)
+    now, database = clock_and_database(connection)
+    return request_of(row, now=now, database=database)
 
 
-def _seen(row: Row, now: float, here: int) -> Seen:
-    state, _, _ = effective(row, now=now, here=here)
+def _seen(row: Row, now: float, database: int) -> Seen:
+    state, _, _ = effective(row, now=now, database=database)
     return Seen(row.id, state, row.changes, row.created_at, state != row.state, row.hub_boot)

@@ -20,12 +20,11 @@ from proxy.exchange.pool import Connections
 from proxy.hub.calls.live import Ending, LiveCall
 from proxy.hub.calls.outcome import CloseReason
 from proxy.hub.relays.direct import DirectRequest
-from proxy.hub.store.entities import Mode
 from proxy.kubernetes.statement import STATEMENT_TARGET
 from proxy.message.failure import Failure, Processed, StreamCode
 from proxy.message.rewrite import failure_header
 from tests.proxy.hub.calls.bench import ISSUER, Bench, open_bench, read_all
-from tests.proxy.hub.relays.direct_relays import close_kept
+from tests.proxy.hub.relays.direct_relays import close_kept, enrol_far
 from tests.proxy.relay.apiserver import OK, Connection, headers, running
 from tests.proxy.relay.ways import direct_way
 
@@ -33,19 +32,6 @@ GET = "GET /clusters/far/api/v1/pods HTTP/1.1"
 POST = "POST /clusters/far/api/v1/namespaces/dev/pods HTTP/1.1"
 CANNOT = json.dumps({"message": 'User "relay" cannot impersonate resource "users"'}).encode()
 REVOKED = Ending(CloseReason.REVOKED, "the policy has changed")
-
-
-async def enrol_far(bench: Bench, port: int, ca_pem: str | None) -> None:
-    await bench.directory.change(
-        lambda store: store.add_cluster(
-            "far",
-            teams=["sre"],
-            mode=Mode.DIRECT,
-            relay_url=f"https://127.0.0.1:{port}",
-            relay_ca_pem=ca_pem,
-            relay_address_private=True,
-        )
-    )
 
 
 @attrs.define(eq=False)
@@ -100,7 +86,7 @@ async def far(tmp_path: Path) -> AsyncIterator[Far]:
             await far.answer(connection, head)
 
     async with open_bench(tmp_path, with_task=False) as bench, running(relay, tmp_path) as server:
-        await enrol_far(bench, server.access.port, (tmp_path / "ca.crt").read_text())
+        await enrol_far(bench.directory, server.access.port, (tmp_path / "ca.crt").read_text())
         far = Far(bench, answer_ok)
         yield far
         await close_kept(bench.calls.direct)
@@ -127,7 +113,7 @@ async def test_the_trail_says_whom_the_api_server_saw(tmp_path: Path) -> None:
         running(script, tmp_path) as server,
         direct_way(server.access, tmp_path) as way,
     ):
-        await enrol_far(bench, way.port, way.ca_pem)
+        await enrol_far(bench.directory, way.port, way.ca_pem)
         assert way.verifier is not None
         way.verifier.keys = TrustedKeys(KeySet([bench.key.public]), ISSUER)
         way.verifier.cluster_id = bench.directory.current.clusters_by_name["far"].id
@@ -151,7 +137,7 @@ async def test_a_relay_that_the_hub_cannot_dial_is_an_offline_cluster(tmp_path: 
     async with open_bench(tmp_path, with_task=False) as bench:
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))  # and does not listen
-            await enrol_far(bench, taken.getsockname()[1], None)
+            await enrol_far(bench.directory, taken.getsockname()[1], None)
             status, fields, body = await Far(bench, answer_ok).ask()
         assert status == 503
         assert b"retry-after" not in fields
@@ -355,7 +341,7 @@ async def test_a_call_whose_relay_has_not_stated_its_cluster_is_ended_too(tmp_pa
     # It accepts, and never says anything.
     [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
     async with open_bench(tmp_path, with_task=False) as bench:
-        await enrol_far(bench, listener.socket.getsockname()[1], None)
+        await enrol_far(bench.directory, listener.socket.getsockname()[1], None)
         async with asked(Far(bench, answer_ok), bench.request(GET, token=bench.token("far"))) as client:
             dialled = await listener.accept()
             await bench.directory.change(lambda store: store.lock_agent("ann"))

@@ -23,6 +23,7 @@ from proxy.hub.store.directory import Directory
 from proxy.hub.store.entities import Agent, AgentState, Cluster, Mode, Snapshot
 from proxy.hub.store.versions.snapshot_age import SnapshotAge
 from proxy.hub.store.versions.version import Version
+from tests.proxy.hub.calls.bench import Bench
 from tests.proxy.hub.calls.sessions import session_pair
 from tests.proxy.hub.relays.live_relays import live
 from tests.tunnel.pairs import Pair, open_pair
@@ -147,6 +148,36 @@ async def open_hubs() -> AsyncIterator[Hubs]:
             [route] = local_routes(second)
             peers(link_of(link.listener), route)
             yield Hubs(link, first, second, directory, forwarded, relay, there, peers, version, minted)
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def second_hub(bench: Bench, *instances: str) -> AsyncIterator[dict[str, tuple[LiveRelay, Session]]]:
+    """Link the bench's hub to another one, which has these relays; yields them with their own ends."""
+    cluster = bench.directory.current.clusters_by_name["prod"]
+    registry, relays = Registry(), dict[str, tuple[LiveRelay, Session]]()
+    forwarded = ForwardedCalls(registry, bench.directory)
+    bench.directory.on_change(forwarded.reconsider)
+    peers = PeerRelays(bench.registry, lambda: bench.directory.current.version.number)
+
+    @asynccontextmanager
+    async def connected(rest: tuple[str, ...]) -> AsyncIterator[None]:
+        if not rest:
+            yield
+            return
+        async with session_pair(session_id=f"session-of-{rest[0]}") as (here, there):
+            relay = live(here, rest[0], cluster.id)
+            with registry.registered(relay):
+                relays[rest[0]] = relay, there
+                async with connected(rest[1:]):
+                    yield
+
+    async with trio.open_nursery() as nursery, open_pair() as link, connected(instances):
+        nursery.start_soon(forwarded.run)
+        link.dialer.on_stream(lambda stream: forwarded.serve(None, stream))
+        for route in local_routes(registry):
+            peers(link_of(link.listener), route)
+        yield relays
         nursery.cancel_scope.cancel()
 
 

@@ -5,58 +5,18 @@ Each test runs twice, as those of proxy.hub.calls: the call begins by its connec
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-
 import pytest
 import trio
 import trio.testing
 
-from proxy.hub.hop.forwarded import ForwardedCalls
-from proxy.hub.hop.local_routes import local_routes
-from proxy.hub.hop.peer_relay import PeerRelays
-from proxy.hub.relays.registry import LiveRelay, Registry
 from tests.proxy.hub.calls.bench import OK, Bench
 from tests.proxy.hub.calls.bench import bench as bench
-from tests.proxy.hub.calls.sessions import session_pair
-from tests.proxy.hub.hop.bench import link_of
-from tests.proxy.hub.relays.live_relays import live
-from tests.tunnel.pairs import open_pair
+from tests.proxy.hub.hop.bench import second_hub
 from tests.tunnel.trio_stream import accept
 from tunnel import Processed, Session, StreamCode
 
 GET = "GET /clusters/prod/api/v1/namespaces/dev/pods HTTP/1.1"
 SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n"
-
-
-@asynccontextmanager
-async def second_hub(bench: Bench, *instances: str) -> AsyncIterator[dict[str, tuple[LiveRelay, Session]]]:
-    """Link the bench's hub to another one, which has these relays; yields them with their own ends."""
-    cluster = bench.directory.current.clusters_by_name["prod"]
-    registry, relays = Registry(), dict[str, tuple[LiveRelay, Session]]()
-    forwarded = ForwardedCalls(registry, bench.directory)
-    bench.directory.on_change(forwarded.reconsider)
-    peers = PeerRelays(bench.registry, lambda: bench.directory.current.version.number)
-
-    @asynccontextmanager
-    async def connected(rest: tuple[str, ...]) -> AsyncIterator[None]:
-        if not rest:
-            yield
-            return
-        async with session_pair(session_id=f"session-of-{rest[0]}") as (here, there):
-            relay = live(here, rest[0], cluster.id)
-            with registry.registered(relay):
-                relays[rest[0]] = relay, there
-                async with connected(rest[1:]):
-                    yield
-
-    async with trio.open_nursery() as nursery, open_pair() as link, connected(instances):
-        nursery.start_soon(forwarded.run)
-        link.dialer.on_stream(lambda stream: forwarded.serve(None, stream))
-        for route in local_routes(registry):
-            peers(link_of(link.listener), route)
-        yield relays
-        nursery.cancel_scope.cancel()
 
 
 async def answer(relay: Session) -> None:

@@ -14,6 +14,7 @@ from proxy.exchange.engine import Exchange
 from proxy.hub.calls.direct import DirectPort
 from proxy.hub.relays.direct import DirectRelays
 from proxy.hub.relays.pins import Pins
+from proxy.hub.store.directory import Directory
 from proxy.hub.store.entities import Cluster, Mode
 from proxy.hub.store.secrets.signing_keys import SigningKeys
 from proxy.message.failure import Failure, OutboundBroken
@@ -56,6 +57,20 @@ async def close_kept(relays: DirectRelays) -> None:
     """Close the connections that the hub keeps until it ends."""
     for relay in relays._relays.values():
         await relay.connections.aclose()
+
+
+async def enrol_far(directory: Directory, port: int, ca_pem: str | None) -> None:
+    """Enrol the cluster `far` with a relay at this port."""
+    await directory.change(
+        lambda store: store.add_cluster(
+            "far",
+            teams=["sre"],
+            mode=Mode.DIRECT,
+            relay_url=f"https://127.0.0.1:{port}",
+            relay_ca_pem=ca_pem,
+            relay_address_private=True,
+        )
+    )
 
 
 def old_keys() -> SigningKeys:

@@ -176,6 +176,8 @@ async def test_a_follower_gets_what_is_open_and_then_each_change(hub: Hub) -> No
             await hub.ok("request", "approve", first, "--shown", shown, env=env)
             while len(got) < 3:  # noqa: ASYNC110 - the reader is a thread
                 await trio.sleep(0.01)
+            # Its agent was removed, and the request with it.
+            hub.requests.found = [each for each in hub.requests.found if each.id != second]
             # It leaves the chosen states.
             await hub.ok("request", "revoke", first, env=env)
     assert got == [(first, "pending"), (second, "pending"), (first, "approved"), (first, "revoked")]

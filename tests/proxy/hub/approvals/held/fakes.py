@@ -150,24 +150,12 @@ class FakePreviews:
     effect: str = "effect"
     refused: PreviewRefused | None = None
     made: int = 0
-    gate: trio.Event | None = None
-    """Set: each preview waits for it."""
-    running: int = 0
-    most: int = 0
-    """The most that ran at once."""
 
     async def preview(
         self, live: LiveCall, body: bytes, ask: Ask, *, like: str = ""
     ) -> Preview | PreviewRefused:
         self.made += 1
-        self.running += 1
-        self.most = max(self.most, self.running)
-        try:
-            await trio.lowlevel.checkpoint()
-            if self.gate is not None:
-                await self.gate.wait()
-        finally:
-            self.running -= 1
+        await trio.lowlevel.checkpoint()
         effect = str(Effect.of(b"s" * 16, self.effect))
         return self.refused or Preview(effect, View(summary="deletes it"))
 

@@ -15,8 +15,7 @@ from proxy.message.failure import Failure, Processed, StreamCode
 from proxy.message.rewrite import failure_header
 from tests.proxy.hub.approvals.preview.clusters import Cluster
 from tests.proxy.hub.calls.bench import open_bench
-from tests.proxy.hub.calls.test_direct import enrol_far
-from tests.proxy.hub.relays.direct_relays import close_kept
+from tests.proxy.hub.relays.direct_relays import close_kept, enrol_far
 from tests.proxy.relay.apiserver import Connection, answer, headers, running
 
 WEB = "/apis/apps/v1/namespaces/shop/deployments/web"
@@ -48,7 +47,7 @@ async def test_a_write_is_tried_out(tmp_path: Path, closes: bool) -> None:
                 return
 
     async with open_bench(tmp_path, with_task=False) as bench, running(relay, tmp_path) as server:
-        await enrol_far(bench, server.access.port, (tmp_path / "ca.crt").read_text())
+        await enrol_far(bench.directory, server.access.port, (tmp_path / "ca.crt").read_text())
         cluster = Cluster(bench, Previewer(bench.calls))
         for _ in range(3):
             made = await cluster.preview(f"PATCH {WEB}", {"spec": {"replicas": 0}}, cluster="far")
@@ -63,7 +62,7 @@ async def test_a_write_is_tried_out(tmp_path: Path, closes: bool) -> None:
 
 async def test_a_relay_that_cannot_be_dialled_answers_the_agent(tmp_path: Path) -> None:
     async with open_bench(tmp_path, with_task=False) as bench:
-        await enrol_far(bench, 1, None)
+        await enrol_far(bench.directory, 1, None)
         cluster = Cluster(bench, Previewer(bench.calls))
         refused = await cluster.preview(f"PATCH {WEB}", {}, cluster="far")
         assert isinstance(refused, PreviewRefused)

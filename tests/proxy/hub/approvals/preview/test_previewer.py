@@ -429,12 +429,26 @@ async def test_an_agent_has_four_requests_at_a_time(cluster: Cluster) -> None:
     assert cluster.previewer.asker._agents._agents == cluster.previewer._agents._agents == {}
 
 
+async def test_an_agent_has_two_previews_at_a_time(cluster: Cluster) -> None:
+    cluster.answer = lambda _: None
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            # A deletion begins with one request.
+            nursery.start_soon(cluster.previewer.preview, cluster.live(f"DELETE {WEB}"), b"", ASK)
+        with trio.fail_after(5):
+            while len(cluster.asked) < previewer.PREVIEWS_PER_AGENT:  # noqa: ASYNC110 - the tunnel decides it
+                await trio.sleep(0.01)
+        await wait_all_tasks_blocked()
+        assert len(cluster.asked) == previewer.PREVIEWS_PER_AGENT
+        nursery.cancel_scope.cancel()
+
+
 async def test_previews_of_a_hub_are_bounded(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(previewer, "PREVIEW_S", 0.1)
     cluster.answer = lambda _: None
-    places = cluster.previewer._places
+    slots = cluster.previewer._slots
     for _ in range(previewer.PREVIEWS_MAX):
-        places.acquire_nowait()
+        slots.acquire_nowait()
     refused = await cluster.refused(PATCH, {})
     assert refused.status == 503
     assert cluster.asked == []

@@ -10,7 +10,7 @@ from proxy.hub.approvals.preview.previewer import Previewer
 from proxy.hub.approvals.view import Change
 from tests.proxy.hub.approvals.preview.clusters import Cluster
 from tests.proxy.hub.calls.bench import open_bench
-from tests.proxy.hub.hop.test_calls_over_a_link import second_hub
+from tests.proxy.hub.hop.bench import second_hub
 
 WEB = "/apis/apps/v1/namespaces/shop/deployments/web"
 

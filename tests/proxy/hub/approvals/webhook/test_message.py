@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.hub.approvals.request import NewRequest, Request, State
+from proxy.hub.approvals.request import State
 from proxy.hub.approvals.requests.outbox import OPENED
-from proxy.hub.approvals.view import Change, View
 from proxy.hub.approvals.webhook.message import (
     TEXT_CHARACTERS_MAX,
     Message,
@@ -18,18 +17,8 @@ from proxy.hub.approvals.webhook.message import (
     plain,
     slack_body,
 )
+from tests.proxy.hub.approvals.webhook.requests import NEW, REQUEST
 
-VIEW = View("summary-hunter2", ("flag",), (Change("spec.hunter2", "hunter2", None),), body="hunter2")
-NEW = NewRequest(
-    agent_id="a1", cluster_id="c1", plan="plan-hunter2", effect="effect-hunter2",
-    what="delete deployments.apps shop/web", reason="look at deletions", policy="shop", rule="risky",
-    bundle="3-0144c5c9", approvers=("ann@example.com", "owner"), valid_for_s=900, interactive=False,
-    view=VIEW, method="DELETE", target="/hunter2",
-)  # fmt: skip
-REQUEST = Request(
-    "r1", NEW, State.APPROVED, 0, 1_780_000_000.0, 1_780_003_600.0,
-    decided_by="ann@example.com", decided_at=1_780_000_060.0, answer="answer-hunter2",
-)  # fmt: skip
 MESSAGE = Message(OPENED, REQUEST, "robot", "prod", "https://console.example/requests/r1")
 HOSTILE = [
     "<!channel> <@U024BE7LH> <#C024BE7LR> <!subteam^S1>",

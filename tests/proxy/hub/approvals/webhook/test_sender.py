@@ -18,7 +18,7 @@ from proxy.hub.approvals.webhook.send import SendFailedError
 from proxy.hub.approvals.webhook.sender import ATTEMPTS_MAX, LEASE_S, PAUSE_S, POLL_S, RETRY_S, Sender
 from proxy.hub.home.sections.webhook import WebhookConfig
 from proxy.hub.store.engines.errors import StoreUnavailableError
-from tests.proxy.hub.approvals.webhook.test_message import REQUEST
+from tests.proxy.hub.approvals.webhook.requests import REQUEST
 
 Listener = Callable[[frozenset[str]], None]
 
