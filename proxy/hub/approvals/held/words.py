@@ -14,8 +14,8 @@ WHAT_CHARACTERS_MAX: Final = 300
 def what_of(info: RequestInfo) -> str:
     """Return `delete deployments.apps shop/web`, or the verb and the path where there is no resource.
 
-    An agent chooses the names, so characters that are not printed stand as `\\u202e`. The verb is the one that
-    policies decide about: `create` for an exec, whichever method carries it.
+    An agent chooses the names, so characters that are not printed stand as `\\u202e`. The verb is the one
+    that policies decide about: `create` for an exec, whichever method carries it.
     """
     if not info.is_resource:
         line = f"{info.verb} {info.path}"
