@@ -194,5 +194,4 @@ lock: ## rewrite requirements.lock (needs uv)
 		--no-emit-index-url --no-emit-find-links pyproject.toml -o requirements.lock
 
 clean: ## remove the virtual environment and the caches
-	rm -rf $(VENV) .venv-* benchmarks/peers/mplex/node_modules benchmarks/peers/go/bin .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	rm -rf $(VENV) .venv-* .image benchmarks/peers/mplex/node_modules tests/clients/node/node_modules benchmarks/peers/go/bin .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -33,7 +33,7 @@ WAIT_S: Final = 10.0
 POLL_EVERY_S: Final = 1.0
 POLL_GAP_S: Final = 0.1
 WINDOW_S: Final = 60.0
-"""A reading has what has changed since the last one, and this much longer."""
+"""A reading has what has changed since the last one, and this much longer: a commit may take a while."""
 LOOK_FOR_DEAD_S: Final = 5.0
 TIDY_EVERY_S: Final = 3600.0
 
@@ -69,6 +69,8 @@ class Follower:
         self._unspent: set[str] = set()
         self._revocations: deque[Revocation] = deque()
         self._poll_wanted = trio.Event()
+        # The time of the last reading by the database's clock.
+        self._read_at = math.inf
         self._failed = LogLimit(_log)
 
     def changed(self, request: Request) -> trio.Event:
@@ -111,17 +113,15 @@ class Follower:
 
     async def run(self) -> NoReturn:
         """Follow what other hubs change, and write what could not be written, until cancelled."""
-        polled_s = dead_s = tidied_s = read_s = -math.inf
+        polled_s = dead_s = tidied_s = -math.inf
         while True:
             with trio.move_on_after(POLL_EVERY_S):
                 await self._poll_wanted.wait()
                 await trio.sleep_until(polled_s + POLL_GAP_S)
             self._poll_wanted = trio.Event()
             polled_s = trio.current_time()
-            window_s = WINDOW_S + (0.0 if math.isinf(read_s) else polled_s - read_s)
             try:
-                boots = await self._poll(window_s)
-                read_s = polled_s
+                boots = await self._poll()
                 if boots and polled_s - dead_s >= LOOK_FOR_DEAD_S:
                     dead_s = polled_s
                     await self._spend_of_dead(boots)
@@ -132,16 +132,17 @@ class Follower:
             except StoreUnavailableError as error:
                 self._failed.warning(f"cannot follow the requests for approval: {error}", trio.current_time())
 
-    async def _poll(self, window_s: float) -> set[str]:
+    async def _poll(self) -> set[str]:
         """Read what has changed; returns the other hub processes that have grants in use."""
         began_s = trio.current_time()
-        found = await self._read(partial(self._reader.look, window_s))
+        found, read_at = await self._read(partial(self._reader.look, WINDOW_S, self._read_at))
         lost = self._memory.read(found, began_s)
         if lost:
             _log.error("the database has lost changes of requests for approval: all open ones are cancelled")
             await self._write(self._table.cancel_open)
             self._memory.accept(lost)
             self.poll_soon()
+        self._read_at = read_at
         if any(each.overdue for each in found):
             await self._write(self._table.sweep)
         using = {each.hub_boot for each in found if each.state is State.USING and each.hub_boot}

@@ -6,9 +6,9 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from proxy.hub.approvals.request import NewRequest, State
+from proxy.hub.approvals.request import LIFE_S, NewRequest, State
 from proxy.hub.approvals.requests.errors import TooManyRequestsError
-from proxy.hub.store.engines.open_requests import OPEN
+from proxy.hub.store.engines.open_requests import IS_OPEN
 from proxy.hub.store.migrations import tables as t
 
 OPEN_MAX: Final = 20
@@ -30,7 +30,7 @@ def check_limits(connection: sa.Connection, new: NewRequest, now: float) -> None
     requests = t.requests.c
     of_agent = requests.agent_id == new.agent_id
     count = sa.select(sa.func.count()).select_from(t.requests)
-    is_open = connection.scalar(count.where(of_agent, requests.state.in_(OPEN))) or 0
+    is_open = connection.scalar(count.where(of_agent, IS_OPEN)) or 0
     if is_open >= OPEN_MAX:
         raise TooManyRequestsError(
             f"this agent has {is_open} open requests for approval, and may have {OPEN_MAX}: "
@@ -52,6 +52,8 @@ def check_limits(connection: sa.Connection, new: NewRequest, now: float) -> None
         sa.select(requests.decided_at)
         .where(
             of_agent,
+            # Older denials than these no longer count. A request is decided within LIFE_S.
+            requests.created_at > now - LIFE_S - 2 * DENIALS_S,
             requests.state == State.DENIED,
             requests.policy == new.policy,
             requests.rule == new.rule,

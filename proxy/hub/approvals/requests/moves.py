@@ -12,7 +12,7 @@ from proxy.hub.approvals.request import Request, State
 from proxy.hub.approvals.requests.outbox import OPENED, clock_and_database, database_id, send_later
 from proxy.hub.approvals.requests.rows import OTHER_DATABASE, request_of
 from proxy.hub.store.engines.clock import Now
-from proxy.hub.store.engines.open_requests import OPEN
+from proxy.hub.store.engines.open_requests import IS_OPEN
 from proxy.hub.store.migrations import tables as t
 
 CHANNEL: Final = "approvals"
@@ -78,10 +78,10 @@ class Moves:
 
     def sweep(self, of: sa.ColumnElement[bool]) -> None:
         """End what has expired, and what is of another database."""
-        other = sa.and_(of, _REQUESTS.state.in_(OPEN), _REQUESTS.database != database_id(self.connection))
+        other = sa.and_(of, IS_OPEN, _REQUESTS.database != database_id(self.connection))
         self.many(State.CANCELLED, other, {"ended_at": Now(), "because": OTHER_DATABASE})
         for state, due in ((State.PENDING, _REQUESTS.expires_at), (State.APPROVED, _REQUESTS.valid_until)):
-            overdue = sa.and_(of, _REQUESTS.state == state, due <= Now())
+            overdue = sa.and_(of, IS_OPEN, _REQUESTS.state == state, due <= Now())
             self.many(State.EXPIRED, overdue, {"ended_at": due})
 
     def _move(
@@ -108,7 +108,7 @@ class Moves:
 def batch(where: sa.ColumnElement[bool]) -> sa.Select[tuple[str]]:
     """Return the ids of rows that meet a condition, BATCH_MAX at most."""
     # Rows that another hub changes now are left to it, so that no hub waits for another one.
-    query = sa.select(_REQUESTS.id).where(where).order_by(_REQUESTS.id).limit(BATCH_MAX)
+    query = sa.select(_REQUESTS.id).where(where).limit(BATCH_MAX)
     return query.with_for_update(skip_locked=True)
 
 

@@ -10,6 +10,7 @@ a hub knows of, and `use` refuses it.
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -29,7 +30,7 @@ from proxy.hub.approvals.requests.rows import LIGHT, Row, effective, new_row, re
 from proxy.hub.store.engines.clock import Now
 from proxy.hub.store.engines.engine import Location
 from proxy.hub.store.engines.errors import NotFoundError
-from proxy.hub.store.engines.open_requests import OPEN, ROLLED_BACK, cancel_open_requests
+from proxy.hub.store.engines.open_requests import IS_OPEN, OPEN, ROLLED_BACK, cancel_open_requests
 from proxy.hub.store.migrations import tables as t
 
 USES_RETURNED_MAX: Final = 10
@@ -109,6 +110,8 @@ class RequestsTable(Outbox):
         query = sa.select(*LIGHT).order_by(_REQUESTS.created_at.desc(), _REQUESTS.id)
         if states:
             query = query.where(_REQUESTS.state.in_([*states]))
+            if {*states} <= {*OPEN}:
+                query = query.where(IS_OPEN)
         if agent_id is not None:
             query = query.where(_REQUESTS.agent_id == agent_id)
         if cluster_id is not None:
@@ -120,22 +123,29 @@ class RequestsTable(Outbox):
 
     def every_open(self) -> list[Request]:
         """Return all pending and approved requests, with light views."""
-        query = sa.select(*LIGHT).where(_REQUESTS.state.in_([State.PENDING, State.APPROVED]))
+        query = sa.select(*LIGHT).where(IS_OPEN, _REQUESTS.state != State.USING)
         with self._read() as connection:
             now, database = clock_and_database(connection)
             found = [request_of(row, now=now, database=database) for row in connection.execute(query)]
         return [each for each in found if each.state.open]
 
-    def look(self, window_s: float) -> list[Seen]:
-        """Return the open requests, and those that have changed within this time."""
+    def look(self, window_s: float, read_at: float = math.inf) -> tuple[list[Seen], float]:
+        """Return the open requests, and those that have changed since the last reading; and the time.
+
+        `read_at` is the time that the last one returned. Both times are the database's, because a machine
+        that was suspended does not know how long. Requests that have changed up to `window_s` before are
+        returned too.
+        """
         columns = ("id", "state", "changes", "created_at", "changed_at", "expires_at", "valid_until")
         query = sa.select(
             *(_REQUESTS[name] for name in (*columns, "ended_at", "because", "database", "hub_boot"))
         )
-        recent = sa.or_(_REQUESTS.state.in_(OPEN), _REQUESTS.changed_at > Now() - window_s)
         with self._read() as connection:
             now, database = clock_and_database(connection)
-            return [_seen(row, now, database) for row in connection.execute(query.where(recent))]
+            # Two queries with an index each. PostgreSQL uses none for an expression of `Now`.
+            recent = query.where(_REQUESTS.changed_at > min(now, read_at) - window_s)
+            rows = connection.execute(sa.union(query.where(IS_OPEN), recent))
+            return [_seen(row, now, database) for row in rows], now
 
     # -- transitions
 
@@ -236,7 +246,7 @@ class RequestsTable(Outbox):
             if moves.connection.dialect.name == "postgresql":
                 running = sa.select(t.hubs.c.boot).where(t.hubs.c.state.in_(["serving", "leaving"]))
                 dead = ~sa.exists(running.where(t.hubs.c.boot == _REQUESTS.hub_boot))
-            using = sa.and_(_REQUESTS.state == State.USING, dead)
+            using = sa.and_(IS_OPEN, _REQUESTS.state == State.USING, dead)
             values = {"ended_at": Now(), "because": HUB_ENDED}
             moves.many(State.USED, using, values, note=f"spent: {HUB_ENDED}")
 
@@ -248,10 +258,12 @@ class RequestsTable(Outbox):
 
     def tidy(self) -> None:
         """Delete what was shown long ago, old rows, and webhooks that could not be sent."""
-        old = sa.and_(_REQUESTS.ended_at < Now() - VIEW_KEPT_S, _REQUESTS.view != "")
+        with self._read() as connection:
+            now, _ = clock_and_database(connection)
+        old = sa.and_(_REQUESTS.ended_at < now - VIEW_KEPT_S, _REQUESTS.view != "")
         clear = sa.update(t.requests).values(view="", summary="", target="")
         self._in_batches(lambda ids: clear.where(_REQUESTS.id.in_(ids)), old)
-        gone = _REQUESTS.ended_at < Now() - ROW_KEPT_S
+        gone = _REQUESTS.ended_at < now - ROW_KEPT_S
         self._in_batches(lambda ids: sa.delete(t.requests).where(_REQUESTS.id.in_(ids)), gone)
         with self._note() as connection:
             drop_old(connection)
@@ -288,16 +300,18 @@ def _lock(connection: sa.Connection, new: NewRequest) -> None:
 
 
 def _find(connection: sa.Connection, agent_id: str, plan: str, now: float, database: int) -> Request | None:
-    same = _REQUESTS.agent_id == agent_id, _REQUESTS.plan == plan
-    met = sa.or_(
-        _REQUESTS.state.in_(OPEN),
+    query = sa.select(t.requests).where(_REQUESTS.agent_id == agent_id, _REQUESTS.plan == plan)
+    row = connection.execute(query.where(IS_OPEN)).first()
+    if row is not None and (found := request_of(row, now=now, database=database)).state.open:
+        return found
+    ended = sa.or_(
         sa.and_(_REQUESTS.state == State.DENIED, _REQUESTS.ended_at > now - DENIED_S),
         sa.and_(_REQUESTS.state == State.USED, _REQUESTS.ended_at > now - USED_S),
     )
-    query = sa.select(t.requests).where(*same, met).order_by(_REQUESTS.changed_at.desc())
-    found = [request_of(row, now=now, database=database) for row in connection.execute(query)]
-    found = [each for each in found if each.state.open or each.state in (State.DENIED, State.USED)]
-    return next((each for each in found if each.state.open), found[0] if found else None)
+    # Of an agent's rows of three months, the index finds these. A request is decided within LIFE_S.
+    recent = _REQUESTS.created_at > now - LIFE_S - DENIED_S
+    row = connection.execute(query.where(recent, ended).order_by(_REQUESTS.changed_at.desc())).first()
+    return None if row is None else request_of(row, now=now, database=database)
 
 
 def _get(connection: sa.Connection, request_id: str) -> Request:

@@ -13,6 +13,8 @@ from proxy.hub.store.engines.clock import Now
 from proxy.hub.store.migrations import tables as t
 
 OPEN: Final = ("pending", "approved", "using")
+IS_OPEN: Final = t.requests.c.state.in_([sa.literal_column(f"'{state}'") for state in OPEN])
+"""The condition of the index of open requests. SQLite uses that index for the same literals alone."""
 RESTORED: Final = "the hub's data was restored from a backup"
 ROLLED_BACK: Final = "the database has lost changes"
 MOVED: Final = "the hub was moved to another database"
@@ -23,7 +25,7 @@ def cancel_open_requests(connection: sa.Connection, because: str) -> None:
     requests = t.requests
     connection.execute(
         sa.update(requests)
-        .where(requests.c.state.in_(OPEN))
+        .where(IS_OPEN)
         .values(
             state="cancelled",
             because=because,

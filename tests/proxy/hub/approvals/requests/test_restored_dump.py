@@ -35,4 +35,4 @@ def test_a_grant_in_a_dump_of_postgresql_serves_no_call(
                 "the database was restored from a backup",
             )
             table.sweep()
-            assert [each.state for each in table.look(60)] == [State.CANCELLED]
+            assert [each.state for each in table.look(60)[0]] == [State.CANCELLED]

@@ -168,9 +168,9 @@ def test_nothing_counts_after_its_time_though_no_sweep_has_come(database: Locati
             approved(table, request)
         with pytest.raises(NotOpenError, match="has expired"):
             table.revoke(request.id, by="ann")
-        assert [each.overdue for each in table.look(60)] == [True]
+        assert [each.overdue for each in table.look(60)[0]] == [True]
         table.sweep()
-        assert [(each.overdue, each.state) for each in table.look(60)] == [(False, State.EXPIRED)]
+        assert [(each.overdue, each.state) for each in table.look(60)[0]] == [(False, State.EXPIRED)]
         assert table.open(new_request(snapshot), serves="").id != request.id
 
 
@@ -214,7 +214,7 @@ def test_grants_of_hubs_that_have_ended_are_spent(in_postgres: PostgresAddress) 
             request = approved(table, table.open(new_request(snapshot, number), serves=""))
             assert table.use(request.id, 0)
         tables[0].spend_of([])
-        states = {row.hub_boot: row.state for row in tables[0].look(60)}
+        states = {row.hub_boot: row.state for row in tables[0].look(60)[0]}
         # The fourth has no row any more.
         assert states == {
             "boot-a": State.USING,
