@@ -21,6 +21,8 @@ from proxy.hub.approvals.preview.difference import (
     DIFFERENCES_MAX,
     Difference,
     differences,
+    is_element,
+    left_out_path,
     normal,
     settled,
     unhidden,
@@ -29,9 +31,10 @@ from proxy.hub.approvals.preview.difference import (
 )
 from proxy.hub.approvals.preview.effect import OBJECTS_MAX, Effect
 from proxy.hub.approvals.preview.flags import Flag, flags_of, pod_flags
-from proxy.hub.approvals.preview.mask import Mask, hidden_texts, masked, without_copies
+from proxy.hub.approvals.preview.mask import Mask, hidden_texts, is_index, masked, without_copies
 from proxy.hub.approvals.preview.shapes import Preview
 from proxy.hub.approvals.preview.values import (
+    Named,
     NotReadable,
     Steps,
     Value,
@@ -46,6 +49,7 @@ from proxy.hub.approvals.preview.values import (
 from proxy.hub.approvals.view import VIEW_BYTES_MAX, Change, View
 
 NOT_HONOURED: Final = "not tried out: this API may not honour dryRun"
+SENT_BODY: Final = "what is sent is shown as a whole, since a part of it differs from one dry run to the next"
 NO_OBJECT: Final = "the API server's answer is no JSON object that can be compared"
 _NO_DRY_RUN: Final = re.compile(r'admission webhook "([A-Za-z0-9.-]{1,253})" does not support dry run')
 # In these, the call's subject is what is elsewhere the work of controllers.
@@ -96,16 +100,20 @@ class Findings:
         )
         if found is None:
             return self._too_many_differences()
-        left_out = sorted(map(path_of, places))
+        left_out = sorted(set(map(left_out_path, places)))
+        sent = list(self._sent_at(places))
         view = _View(
             words.changes(self.info, after, found) if exists else words.creates(self.info, after),
-            flags_of(self.info, _written(found), self.body),
+            flags_of(self.info, (*_written(found), *sent), self.body),
             left_out=left_out,
         )
         if exists:
             view.changes = [difference.change for difference in found]
         else:
             view.body = shown_json(unhidden(shown_after), pretty=True)
+        if sent:
+            view.notes.append(SENT_BODY)
+            self._show_body(view)
         return self._preview(view, ["tried", [difference.compared for difference in found], left_out])
 
     def _too_many_differences(self) -> Preview:
@@ -115,6 +123,15 @@ class Findings:
             too_large=True,
         )
         return self._preview(view, ["too many differences"])
+
+    def _sent_at(self, places: Iterable[Steps]) -> Iterator[tuple[Steps, Value]]:
+        """Return the leaves of the body at places that are left out of the difference."""
+        # A list's elements have other positions in a patch.
+        left_out = {_keys(place) for place in places if not is_element(place)}
+        for steps, value in self.body.written() if left_out else ():
+            keys = _keys(steps)
+            if any(keys[:length] in left_out for length in range(1, len(keys) + 1)):
+                yield steps, value
 
     def _allocated(self, before: Value, after: Value) -> Iterator[Steps]:
         """Return the places of a Service where a dry run has dummies."""
@@ -305,6 +322,13 @@ def _written(found: Iterable[Difference]) -> Iterator[tuple[Steps, Value]]:
             yield difference.steps, None
         else:
             yield from leaves(difference.after, difference.steps)  # type: ignore[arg-type]  # not ABSENT
+
+
+def _keys(steps: Steps) -> tuple[str, ...]:
+    """Return the steps that are keys of objects."""
+    return tuple(
+        step for step in steps if isinstance(step, str) and not (isinstance(step, Named) or is_index(step))
+    )
 
 
 def _name_of(item: Value) -> str:
