@@ -27,7 +27,7 @@ def check_bindable(info: RequestInfo, ask: Ask) -> bool:
     if not is_tail(info):
         # Raises for a query that cannot be bound.
         bound_query(info)
-        _refuse_continued(info)
+        _refuse_other_times(info)
     unseen = _unseen(info)
     if unseen is None:
         return True
@@ -45,8 +45,8 @@ def is_pod_stream(info: RequestInfo) -> bool:
     return info.is_resource and (info.group, info.resource) == ("", "pods") and info.subresource in _STREAMS
 
 
-def _refuse_continued(info: RequestInfo) -> None:
-    """Refuse reads whose answer goes on, or continues another one."""
+def _refuse_other_times(info: RequestInfo) -> None:
+    """Refuse reads whose answer goes on or continues another one, and deletions of what was there earlier."""
     reads = info.method in {"GET", "HEAD"} and info.subresource not in _STREAMS
     if info.verb == "watch" or (reads and may_be_true(info.query, "watch")):
         raise CannotAskError(
@@ -65,6 +65,12 @@ def _refuse_continued(info: RequestInfo) -> None:
             403,
             "a further page of a list cannot be approved: an approval is bound to one exact call. List fewer "
             "objects, or all at once (kubectl get --chunk-size=0)",
+        )
+    if info.verb == "deletecollection" and may_be_set(info.query, "resourceVersion"):
+        # It deletes what matched at that time, by name. The preview shows what matches now.
+        raise CannotAskError(
+            403,
+            "a deletion of the objects of an earlier version cannot be approved: leave out resourceVersion",
         )
 
 

@@ -119,16 +119,39 @@ def varying(first: Value, second: Value) -> list[Steps] | None:
     places: dict[Steps, None] = {}
     for found in _walk((), first, second, first, second):
         steps = found.steps
-        lacks = ABSENT in (found.before, found.after) and bool(steps) and not _is_key(steps[-1])
-        # A list with another number of elements, or in another order, differs as a whole.
-        places[steps[:-1] if lacks or steps[-1:] == (ORDER,) else steps] = None
+        if steps[-1:] == (ORDER,) and isinstance(found.before, list) and isinstance(found.after, list):
+            if _in_one_order(found.before, found.after):
+                continue
+            steps = steps[:-1]
+        elif ABSENT in (found.before, found.after) and isinstance(steps[-1], int):
+            # A list with another number of elements differs as a whole, unless they have names.
+            steps = steps[:-1]
+        places[steps] = None
         if len(places) > VARYING_MAX or () in places:
             return None
     return list(places)
 
 
+def _in_one_order(first: list[Value], second: list[Value]) -> bool:
+    """Whether the names that two lists have in common have one order."""
+    return [name for name in first if name in second] == [name for name in second if name in first]
+
+
+def is_element(place: Steps) -> bool:
+    """Whether a place that varies is an element that one result of a dry run has: its name is generated."""
+    return isinstance(place[-1], Named)
+
+
+def left_out_path(place: Steps) -> str:
+    """Return the path of a place that varies: the same for all generated names."""
+    return path_of((*place[:-1], Named("*")) if is_element(place) else place)
+
+
 def settled(value: Value, places: Iterable[Steps]) -> Value:
-    """Return a value without the fields at places that vary. An element of a list becomes a fixed text."""
+    """Return a value without the fields and the named elements at places that vary.
+
+    An element without a name becomes a fixed text.
+    """
     tree: _Places = {}
     for steps in places:
         inner = tree
@@ -154,19 +177,18 @@ def _settle(value: Value, places: _Places) -> Value:
             if _WHOLE not in places.get(key, ())
         }
     if isinstance(value, list):
-        return [_settle(inner, _at(inner, number, places)) for number, inner in enumerate(value)]
+        return [
+            _settle(inner, places.get(number, {}) | named)
+            for number, inner in enumerate(value)
+            if _WHOLE not in (named := _by_name(inner, places))
+        ]
     return value
 
 
-def _at(value: Value, number: int, places: _Places) -> _Places:
-    """Return the places below an element of a list, which has its number as a step, or its name."""
-    found = places.get(number, {})
+def _by_name(value: Value, places: _Places) -> _Places:
+    """Return the places below an element of a list that has its name as a step."""
     name = value.get("name") if isinstance(value, dict) else None
-    return found if not isinstance(name, str) else found | places.get(Named(name), {})
-
-
-def _is_key(step: Step) -> bool:
-    return isinstance(step, str) and not isinstance(step, Named)
+    return places.get(Named(name), {}) if isinstance(name, str) else {}
 
 
 def differences(

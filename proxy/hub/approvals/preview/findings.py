@@ -21,6 +21,8 @@ from proxy.hub.approvals.preview.difference import (
     DIFFERENCES_MAX,
     Difference,
     differences,
+    is_element,
+    left_out_path,
     normal,
     settled,
     unhidden,
@@ -28,10 +30,11 @@ from proxy.hub.approvals.preview.difference import (
     without_restart_time,
 )
 from proxy.hub.approvals.preview.effect import OBJECTS_MAX, Effect
-from proxy.hub.approvals.preview.flags import Flag, flags_of, pod_flags
-from proxy.hub.approvals.preview.mask import Mask, hidden_texts, masked, without_copies
+from proxy.hub.approvals.preview.flags import Flag, eviction_flags, flags_of, pod_flags
+from proxy.hub.approvals.preview.mask import Mask, hidden_texts, is_index, masked, without_copies
 from proxy.hub.approvals.preview.shapes import Preview
 from proxy.hub.approvals.preview.values import (
+    Named,
     NotReadable,
     Steps,
     Value,
@@ -46,6 +49,7 @@ from proxy.hub.approvals.preview.values import (
 from proxy.hub.approvals.view import VIEW_BYTES_MAX, Change, View
 
 NOT_HONOURED: Final = "not tried out: this API may not honour dryRun"
+SENT_BODY: Final = "what is sent is shown as a whole, since a part of it differs from one dry run to the next"
 NO_OBJECT: Final = "the API server's answer is no JSON object that can be compared"
 _NO_DRY_RUN: Final = re.compile(r'admission webhook "([A-Za-z0-9.-]{1,253})" does not support dry run')
 # In these, the call's subject is what is elsewhere the work of controllers.
@@ -76,6 +80,8 @@ class Findings:
         """
         if not (isinstance(first, dict) and isinstance(second, dict)):
             return self.not_tried(NO_OBJECT)
+        if (text_at(first, "kind"), text_at(first, "apiVersion")) == ("Status", "v1"):
+            return self.not_tried("the API server's answer does not show what it makes")
         with_status = self.info.subresource in _WITH_STATUS
         before, first, second = (normal(value, with_status=with_status) for value in (before, first, second))
         earlier, first = without_restart_time(before, first)
@@ -96,16 +102,20 @@ class Findings:
         )
         if found is None:
             return self._too_many_differences()
-        left_out = sorted(map(path_of, places))
+        left_out = sorted(set(map(left_out_path, places)))
+        sent = list(self._sent_at(places))
         view = _View(
             words.changes(self.info, after, found) if exists else words.creates(self.info, after),
-            flags_of(self.info, _written(found), self.body),
+            flags_of(self.info, (*_written(found), *sent), self.body),
             left_out=left_out,
         )
         if exists:
             view.changes = [difference.change for difference in found]
         else:
             view.body = shown_json(unhidden(shown_after), pretty=True)
+        if sent:
+            view.notes.append(SENT_BODY)
+            self._show_body(view)
         return self._preview(view, ["tried", [difference.compared for difference in found], left_out])
 
     def _too_many_differences(self) -> Preview:
@@ -115,6 +125,15 @@ class Findings:
             too_large=True,
         )
         return self._preview(view, ["too many differences"])
+
+    def _sent_at(self, places: Iterable[Steps]) -> Iterator[tuple[Steps, Value]]:
+        """Return the leaves of the body at places that are left out of the difference."""
+        # A list's elements have other positions in a patch.
+        left_out = {_keys(place) for place in places if not is_element(place)}
+        for steps, value in self.body.written() if left_out else ():
+            keys = _keys(steps)
+            if any(keys[:length] in left_out for length in range(1, len(keys) + 1)):
+                yield steps, value
 
     def _allocated(self, before: Value, after: Value) -> Iterator[Steps]:
         """Return the places of a Service where a dry run has dummies."""
@@ -132,7 +151,7 @@ class Findings:
         view = _View(
             words.written(self.info, self.body),
             flags_of(self.info, self.body.written(), self.body),
-            notes=[why, *notes],
+            notes=_noted(why, *notes, words.parameters_of(self.info)),
         )
         self._show_body(view)
         return self._preview(view, ["not tried", why])
@@ -146,7 +165,7 @@ class Findings:
         view = _View(
             words.deletes(self.info, value, words.dependants(uid, listed)),
             flags_of(self.info, (), self.body),
-            notes=[note for note in (words.options_of(self.body), *notes) if note],
+            notes=self._options(*notes),
             body=shown_json(unhidden(masked(normal(value), self.mask)), pretty=True),
         )
         if finalizers:
@@ -158,7 +177,7 @@ class Findings:
         view = _View(
             words.deletes(self.info, None, {}),
             flags_of(self.info, (), self.body),
-            notes=[note for note in (why, words.options_of(self.body)) if note],
+            notes=[why, *self._options()],
         )
         return self._preview(view, ["deleted unseen", why])
 
@@ -173,7 +192,7 @@ class Findings:
         view = _View(
             words.deletes_many(self.info, len(items)),
             flags_of(self.info, (), self.body),
-            notes=[note for note in (words.options_of(self.body),) if note],
+            notes=self._options(),
             body="\n".join(sorted(names)),
         )
         return self._preview(view, ["deleted many"], uids)
@@ -200,22 +219,33 @@ class Findings:
         )
         view = _View(
             words.reaches(self.info),
-            pod_flags(leaves(normal(pod))),
+            (*self._eviction_flags(), *pod_flags(leaves(normal(pod)))),
+            notes=self._eviction_options(),
             body="\n".join(f"{safe(name)}: {safe(image)}" for name, image in images),
         )
         return self._preview(view, ["reached", text_at(pod, "metadata", "uid"), images])
 
     def reached_unseen(self, why: str) -> Preview:
         """Return the preview of a call to a pod that cannot be read."""
-        view = _View(words.reaches(self.info), notes=[why])
+        view = _View(words.reaches(self.info), self._eviction_flags(), notes=[why, *self._eviction_options()])
         return self._preview(view, ["reached unseen", why])
 
     def read(self) -> Preview:
         """Return the preview of a read."""
-        view = _View(words.reads(self.info))
+        view = _View(words.reads(self.info), notes=_noted(words.parameters_of(self.info)))
         if self.body.size:
             self._show_body(view)
         return self._preview(view, ["read"])
+
+    def _options(self, *notes: str) -> list[str]:
+        """Return the options of a deletion as notes, before others."""
+        return _noted(words.options_of(self.body), words.parameters_of(self.info), *notes)
+
+    def _eviction_options(self) -> list[str]:
+        return self._options() if self.info.subresource == "eviction" else []
+
+    def _eviction_flags(self) -> tuple[Flag, ...]:
+        return eviction_flags(self.body) if self.info.subresource == "eviction" else ()
 
     def _show_body(self, view: _View) -> None:
         body = self.body
@@ -305,6 +335,17 @@ def _written(found: Iterable[Difference]) -> Iterator[tuple[Steps, Value]]:
             yield difference.steps, None
         else:
             yield from leaves(difference.after, difference.steps)  # type: ignore[arg-type]  # not ABSENT
+
+
+def _noted(*notes: str) -> list[str]:
+    return [note for note in notes if note]
+
+
+def _keys(steps: Steps) -> tuple[str, ...]:
+    """Return the steps that are keys of objects."""
+    return tuple(
+        step for step in steps if isinstance(step, str) and not (isinstance(step, Named) or is_index(step))
+    )
 
 
 def _name_of(item: Value) -> str:

@@ -6,17 +6,21 @@ for a person. No decision depends on it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from enum import StrEnum
 from typing import Final
 
 from auth.requestinfo import RequestInfo, decode_value, raw_values
+from proxy.hub.approvals.plan.query import may_be_true
 from proxy.hub.approvals.preview.bodies import Body
 from proxy.hub.approvals.preview.mask import LAST_APPLIED
 from proxy.hub.approvals.preview.values import Steps, Value, at
 
 _RBAC: Final = "rbac.authorization.k8s.io"
 _ADMISSION: Final = "admissionregistration.k8s.io"
+# As Go's strconv reads it.
+_ZERO: Final = re.compile(r"[+-]?0+")
 _DELETIONS: Final = frozenset({"delete", "deletecollection"})
 
 
@@ -56,6 +60,12 @@ def flags_of(info: RequestInfo, written: Iterable[tuple[Steps, Value]], body: Bo
     return tuple(flag for flag in Flag if flag in found)
 
 
+def eviction_flags(body: Body) -> tuple[Flag, ...]:
+    """Return the flags of an eviction with this body."""
+    at_once = _ZERO.fullmatch(_text(at(body.value, "deleteOptions", "gracePeriodSeconds")))
+    return (Flag.AT_ONCE,) if at_once else ()
+
+
 def pod_flags(written: Iterable[tuple[Steps, Value]]) -> tuple[Flag, ...]:
     """Return the flags of a pod that a call runs a command in, or connects to."""
     powers = {Flag.PRIVILEGED, Flag.HOST_NETWORK, Flag.HOST_PROCESSES, Flag.HOST_PATH, Flag.CAPABILITIES}
@@ -67,7 +77,7 @@ def _of_request(info: RequestInfo) -> set[Flag]:
     group, resource, found = info.group, info.resource, set[Flag]()
     if not info.is_write:
         return found
-    if info.verb == "patch" and query_option(info, "force").lower() not in {"", "0", "f", "false"}:
+    if info.verb == "patch" and may_be_true(info.query, "force"):
         found.add(Flag.FORCE)
     if group == _RBAC:
         found.add(Flag.RBAC)
@@ -91,7 +101,7 @@ def _of_deletion(info: RequestInfo, body: Body) -> set[Flag]:
         found.add(Flag.DEFINITION)
     if subject in {("", "persistentvolumes"), ("", "persistentvolumeclaims")}:
         found.add(Flag.VOLUME_DATA)
-    if deletion_option(info, body, "gracePeriodSeconds") == "0":
+    if _ZERO.fullmatch(deletion_option(info, body, "gracePeriodSeconds")):
         found.add(Flag.AT_ONCE)
     if orphans(info, body):
         found.add(Flag.ORPHANS)
@@ -100,8 +110,11 @@ def _of_deletion(info: RequestInfo, body: Body) -> set[Flag]:
 
 def orphans(info: RequestInfo, body: Body) -> bool:
     """Whether a deletion leaves the object's dependants behind."""
-    policy = deletion_option(info, body, "propagationPolicy")
-    return policy == "Orphan" or deletion_option(info, body, "orphanDependents") == "true"
+    if deletion_option(info, body, "propagationPolicy") == "Orphan":
+        return True
+    if not body.size:
+        return may_be_true(info.query, "orphanDependents")
+    return at(body.value, "orphanDependents") is True
 
 
 def deletion_option(info: RequestInfo, body: Body, name: str) -> str:
@@ -111,9 +124,10 @@ def deletion_option(info: RequestInfo, body: Body, name: str) -> str:
     """
     if not body.size:
         return query_option(info, name)
-    value = at(body.value, name)
-    if isinstance(value, bool):
-        return str(value).lower()
+    return _text(at(body.value, name))
+
+
+def _text(value: Value) -> str:
     return str(value) if isinstance(value, (str, int)) else ""
 
 

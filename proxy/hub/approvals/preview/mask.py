@@ -71,7 +71,7 @@ class Place:
         """Whether the keys of a hidden object are shown: the names of a Secret's values, and of `env`."""
         if self.env is None:
             return self.depth <= 1
-        return not self.env or (len(self.env) == 1 and _is_index(self.env[0]))
+        return not self.env or (len(self.env) == 1 and is_index(self.env[0]))
 
 
 @attrs.frozen
@@ -116,11 +116,12 @@ class Mask:
 
 def _is_harmless(below_env: Steps) -> bool:
     """Whether a value below `env` is shown: a variable's name, or a reference to its value."""
-    listed = len(below_env) > 1 and _is_index(below_env[0])
+    listed = len(below_env) > 1 and is_index(below_env[0])
     return listed and (below_env[1:] == ("name",) or below_env[1] == "valueFrom")
 
 
-def _is_index(step: Step) -> bool:
+def is_index(step: Step) -> bool:
+    """Whether a step leads to an element of a list."""
     # A JSON pointer's steps are texts.
     return isinstance(step, int) or _INDEX.fullmatch(step) is not None
 

@@ -17,6 +17,10 @@ from proxy.hub.approvals.preview.values import Value, items_at, safe, shown_json
 # An object's dependants are information for a person, so a page of each list is enough.
 DEPENDANTS_MAX: Final = 200
 _KIND = re.compile(r"[A-Za-z][A-Za-z0-9.-]{0,62}")
+# What says which object it is.
+_NO_OPTIONS: Final = frozenset({"kind", "apiVersion", "metadata"})
+# Parameters that clients add, and that do not change what a call does.
+_UNSAID: Final = frozenset({"timeout", "fieldManager", "fieldValidation"})
 # Of the resources that most calls are about. Objects of others say their kind themselves.
 _KINDS: Final = {
     "cronjobs": "CronJob",
@@ -184,8 +188,27 @@ def dependants(uid: str, lists: Iterable[tuple[str, Value]]) -> Counter[str]:
 
 
 def options_of(body: Body) -> str:
-    """Return the options in the body of a deletion, as a note; "" without any."""
+    """Return the options in the body of a deletion or an eviction, as a note; "" without any."""
+    if body.unreadable:
+        return f"its options, in a body of {body.size} bytes, are not shown: {body.unreadable}"
     if not isinstance(body.value, dict):
         return ""
-    given = {key: value for key, value in body.value.items() if key not in {"kind", "apiVersion"}}
+    given = {key: value for key, value in body.value.items() if key not in _NO_OPTIONS}
     return f"options: {shown_json(given)}" if given else ""
+
+
+def parameters_of(info: RequestInfo) -> str:
+    """Return the parameters of a call as a note, or its target behind the API server; "" without any."""
+    if info.verb == "proxy" or info.subresource == "proxy":
+        query = f"?{info.query.decode('ascii')}" if info.query else ""
+        return f"the target is {info.raw_path.decode('ascii')}{query}"
+    pairs = [_shown_pair(pair) for pair in info.query.split(b"&")]
+    unsaid = _UNSAID | {"limit"} if info.verb == "list" else _UNSAID
+    given = [pair for pair in pairs if pair and pair.partition("=")[0] not in unsaid]
+    return f"with {'&'.join(given)}" if given else ""
+
+
+def _shown_pair(pair: bytes) -> str:
+    """Return a pair of a query decoded, unless that would look like two."""
+    decoded = decode_value(pair)
+    return pair.decode("ascii") if decoded is None or "&" in decoded else decoded

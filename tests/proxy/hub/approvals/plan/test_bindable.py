@@ -19,6 +19,8 @@ EXACT = """
 - GET /api/v1/namespaces/shop/pods/p/log?follow=FALSE
 - POST /api/v1/namespaces/shop/pods
 - DELETE /api/v1/namespaces/shop/pods
+- DELETE /api/v1/namespaces/shop/pods?resourceVersion=
+- GET /api/v1/namespaces/shop/pods?resourceVersion=0
 - DELETE /api/v1/namespaces/shop/pods/p
 - PATCH /apis/apps/v1/namespaces/shop/deployments/web/scale
 - POST /api/v1/namespaces/shop/serviceaccounts/s/token
@@ -84,6 +86,8 @@ page GET /api/v1/namespaces/shop/pods?limit=500&continue=abc
 page GET /api/v1/namespaces/shop/pods?continue=&continue=abc
 page GET /api/v1/namespaces/shop/pods?%63ontinue=abc
 page DELETE /api/v1/namespaces/shop/pods?continue=abc
+version DELETE /api/v1/namespaces/shop/pods?labelSelector=a&resourceVersion=1&resourceVersionMatch=Exact
+version DELETE /api/v1/namespaces/shop/pods?resourceVersion=&resource%56ersion=0
 """
 
 

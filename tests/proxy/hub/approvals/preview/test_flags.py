@@ -61,10 +61,19 @@ def pod_of(**spec: object) -> dict[str, Any]:
         (f"DELETE {PODS}/p?gracePeriodSeconds=0", {"kind": "DeleteOptions"}, []),
         (f"DELETE {PODS}/p", {"gracePeriodSeconds": 0}, [Flag.AT_ONCE]),
         (f"DELETE {WEB}", {"propagationPolicy": "Orphan"}, [Flag.ORPHANS]),
+        (f"DELETE {PODS}/p?gracePeriodSeconds=-00", None, [Flag.AT_ONCE]),
+        (f"DELETE {PODS}/p?gracePeriodSeconds=x", None, []),
         (f"DELETE {WEB}?orphanDependents=true", None, [Flag.ORPHANS]),
+        (f"DELETE {WEB}?orphanDependents=1", None, [Flag.ORPHANS]),
+        (f"DELETE {WEB}?orphanDependents", None, [Flag.ORPHANS]),
+        (f"DELETE {WEB}?orphanDependents=False", None, []),
         (f"DELETE {WEB}", {"orphanDependents": True}, [Flag.ORPHANS]),
         (f"PATCH {WEB}?force=true", {}, [Flag.FORCE]),
         (f"PATCH {WEB}?force=false", {}, []),
+        (f"PATCH {WEB}?force=0", {}, []),
+        (f"PATCH {WEB}?force", {}, [Flag.FORCE]),
+        (f"PATCH {WEB}?force=f", {}, [Flag.FORCE]),
+        (f"PATCH {WEB}?f%6Frce=1", {}, [Flag.FORCE]),
         (f"PATCH {WEB}", {"spec": {"replicas": 0}}, [Flag.TO_ZERO]),
         (f"PATCH {WEB}", {"spec": {"replicas": False}}, []),
         (f"PATCH {WEB}/scale", [{"op": "replace", "path": "/spec/replicas", "value": 0}], [Flag.TO_ZERO]),
@@ -170,3 +179,67 @@ def test_summaries(line: str, body: object, summary: str) -> None:
 )
 def test_summaries_of_calls_to_a_pod(line: str, summary: str) -> None:
     assert findings(line).reached_unseen("x").view.summary == summary
+
+
+def test_an_eviction_shows_its_options() -> None:
+    body: Any = {"kind": "Eviction", "metadata": {"name": "p"}, "deleteOptions": {"gracePeriodSeconds": 0}}
+    view = findings(f"POST {PODS}/p/eviction", body).reached({"metadata": {"uid": "u"}}).view
+    assert view.flags == (str(Flag.AT_ONCE),)
+    assert view.notes == ('options: {"deleteOptions": {"gracePeriodSeconds": 0}}',)
+    unseen = findings(f"POST {PODS}/p/eviction", body).reached_unseen("x").view
+    assert (unseen.flags, unseen.notes) == (view.flags, ("x", *view.notes))
+
+
+def test_a_body_of_options_that_cannot_be_read_is_said_to_be_hidden() -> None:
+    info = parse(b"DELETE", f"{PODS}/p".encode())
+    found = Findings(info, Ask(("any",)), Body.of(b"k8s\0protobuf"), bytes(16))
+    note = "its options, in a body of 12 bytes, are not shown: it is no JSON"
+    assert found.deleted({"metadata": {"uid": "u"}}, []).view.notes == (note,)
+    assert found.deleted_unseen("x").view.notes == ("x", note)
+    assert found.deleted_many({"items": []}).view.notes == (note,)
+
+
+@pytest.mark.parametrize(
+    ("line", "notes"),
+    [
+        (f"DELETE {WEB}?propagationPolicy=Foreground", ("with propagationPolicy=Foreground",)),
+        (f"DELETE {WEB}?x=%E2%80%AE&y=a%26b=c%3Dd", ("with x=\\u202e&y=a%26b=c%3Dd",)),
+        (f"DELETE {WEB}?timeout=1s&fieldManager=a&fieldValidation=Strict", ()),
+        (f"DELETE {WEB}", ()),
+    ],
+)
+def test_the_parameters_of_a_deletion_are_shown(line: str, notes: tuple[str, ...]) -> None:
+    assert findings(line).deleted({"metadata": {"uid": "u"}}, []).view.notes == notes
+    assert findings(line).deleted_unseen("y").view.notes == ("y", *notes)
+
+
+@pytest.mark.parametrize(
+    ("line", "note"),
+    [
+        (
+            "POST /api/v1/namespaces/a/services/s:80/proxy/admin/drop?all=1",
+            "the target is /api/v1/namespaces/a/services/s:80/proxy/admin/drop?all=1",
+        ),
+        ("PUT /api/v1/proxy/nodes/n/run?cmd=x", "the target is /api/v1/proxy/nodes/n/run?cmd=x"),
+        ("POST /apis/x.example.com/v1/namespaces/a/vms/v/restart?force=1", "with force=1"),
+        ("POST /some/path?a=b+c", "with a=b c"),
+    ],
+)
+def test_where_a_write_goes_that_is_not_tried_out_is_shown(line: str, note: str) -> None:
+    assert findings(line, {}).not_tried("why").view.notes == ("why", note)
+
+
+def test_the_parameters_of_a_read_are_shown() -> None:
+    line = f"GET {PODS}/p/log?previous=true&tailLines=5"
+    assert findings(line).read().view.notes == ("with previous=true&tailLines=5",)
+    assert findings(f"GET {PODS}?limit=500&labelSelector=app%3Dweb").read().view.notes == (
+        "with labelSelector=app=web",
+    )
+
+
+def test_an_answer_without_the_object_shows_what_is_sent() -> None:
+    body = {"kind": "Binding", "metadata": {"name": "p"}, "target": {"kind": "Node", "name": "n"}}
+    answer: Any = {"kind": "Status", "apiVersion": "v1", "status": "Success", "code": 201}
+    view = findings(f"POST {PODS}/p/binding", body).tried(None, answer, answer).view
+    assert '"name": "n"' in view.body
+    assert view.notes == ("the API server's answer does not show what it makes",)
