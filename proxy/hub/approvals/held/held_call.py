@@ -25,6 +25,7 @@ import attrs
 import trio
 from msgspec.structs import replace
 
+from audit.mask import without_secrets
 from audit.record import Decision
 from auth.policy.ask import Ask
 from proxy.exchange.server import ServerConnection
@@ -241,7 +242,7 @@ class HeldCall:
             approvers=ask.approvers,
             valid_for_s=ask.valid_for_s,
             interactive=not plan.exact,
-            view=preview.view,
+            view=attrs.evolve(preview.view, claimed_reason=without_secrets(call.caller.claimed_reason)),
         )
 
     async def _preview(self, body: HeldBody, *, like: str = "") -> Preview:
