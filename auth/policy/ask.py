@@ -26,16 +26,16 @@ OWNER: Final = "owner"
 NOT_OWNER: Final = "!owner"
 ANY_PERSON: Final = "any"
 
-# The API groups of Kubernetes 1.37 that kube-apiserver itself serves. It honours `dryRun` for their objects.
-# An aggregated API, such as metrics.k8s.io, may ignore it and write.
+# The API groups of Kubernetes 1.37 that kube-apiserver itself serves, and for which it honours `dryRun`. An
+# aggregated API, such as metrics.k8s.io, may ignore it and write. The reviews of authentication.k8s.io and
+# authorization.k8s.io take effect by their answer, which a dry run has too.
 TRUSTED_DRY_RUN_GROUPS: Final = frozenset(
     {
         *("", "admissionregistration.k8s.io", "apiextensions.k8s.io", "apiregistration.k8s.io", "apps"),
-        *("authentication.k8s.io", "authorization.k8s.io", "autoscaling", "batch", "certificates.k8s.io"),
-        *("coordination.k8s.io", "discovery.k8s.io", "events.k8s.io", "flowcontrol.apiserver.k8s.io"),
-        *("internal.apiserver.k8s.io", "lifecycle.k8s.io", "networking.k8s.io", "node.k8s.io", "policy"),
-        *("rbac.authorization.k8s.io", "resource.k8s.io", "scheduling.k8s.io", "storage.k8s.io"),
-        "storagemigration.k8s.io",
+        *("autoscaling", "batch", "certificates.k8s.io", "coordination.k8s.io", "discovery.k8s.io"),
+        *("events.k8s.io", "flowcontrol.apiserver.k8s.io", "internal.apiserver.k8s.io"),
+        *("lifecycle.k8s.io", "networking.k8s.io", "node.k8s.io", "policy", "rbac.authorization.k8s.io"),
+        *("resource.k8s.io", "scheduling.k8s.io", "storage.k8s.io", "storagemigration.k8s.io"),
     }
 )
 # In these groups, the subresources that are written as objects are. A later one may act on a dry run, as

@@ -29,7 +29,7 @@ from auth.policy.document import policy_of
 from auth.policy.rules import Effect, Policy, Rule
 from auth.policy.subjects import mismatch, names_match
 from auth.policy.text import Fault, PolicyError, Source, read
-from auth.request_kind import RequestKind, as_plain, implied_create, is_discovery, request_kind_of
+from auth.request_kind import RequestKind, as_plain, as_read, implied_create, is_discovery, request_kind_of
 from auth.requestinfo import RequestInfo
 
 POLICIES_MAX = 256
@@ -72,6 +72,8 @@ class Facts:
     agent: Agent
     cluster: Cluster
     now: float
+    bundle: Bundle | None = attrs.field(default=None, eq=False, repr=False)
+    """The policies that decide; None for a condition alone."""
 
 
 class ConditionError(Exception):
@@ -247,7 +249,7 @@ class Bundle:
                 continue
             if compiled.condition is not None:
                 try:
-                    if not compiled.condition(Facts(candidates.kind, info, agent, cluster, now)):
+                    if not compiled.condition(Facts(candidates.kind, info, agent, cluster, now, self)):
                         continue
                 except ConditionError as error:
                     return Decision(False, rule.id, compiled.policy.name, failure=str(error))
@@ -267,22 +269,6 @@ class Bundle:
             return next(each.decision for each in rules if each.decision in (decision, create_decision))
         # Both are allowed: the one with the shorter maximum duration decides.
         return decision if _longest_s(decision) < _longest_s(create_decision) else create_decision
-
-    def asking(self, agent: Agent, cluster: Cluster, info: RequestInfo, now: float) -> list[Decision]:
-        """Return the decisions of all rules that ask about a request, in order of evaluation.
-
-        The first is the decision, unless a rule denies. Rules whose condition fails are left out.
-        """
-        scope = self.scope_of(agent, cluster)
-        halves = (as_plain(info), implied_create(info)) if info.upgrade else (info,)
-        found = {
-            compiled.decision
-            for half in halves
-            if half is not None
-            for compiled in _rules_for(scope, half).rules
-            if compiled.rule.ask is not None and _applies(compiled, half, agent, cluster, now)
-        }
-        return [compiled.decision for compiled in scope.rules if compiled.decision in found]
 
     def scope_of(self, agent: Agent, cluster: Cluster) -> Scope:
         """The rules that bind an agent on a cluster."""
@@ -348,30 +334,31 @@ def binds(policy: Policy, agent: Agent, cluster: Cluster) -> bool:
     )
 
 
-def _applies(compiled: CompiledRule, info: RequestInfo, agent: Agent, cluster: Cluster, now: float) -> bool:
-    """Whether a rule of those for the request's kind applies to the request itself."""
-    kind, condition = request_kind_of(info), compiled.condition
-    if not names_match(compiled.rule, info.name, kind):
-        return False
-    try:
-        return condition is None or condition(Facts(kind, info, agent, cluster, now))
-    except ConditionError:
-        return False
-
-
 def _longest_s(decision: Decision) -> float:
     return math.inf if decision.max_duration_s is None else decision.max_duration_s
 
 
 @attrs.frozen(eq=False)
 class _AskCondition:
-    """The condition of a rule that asks. It does not hold for a trusted dry run: the other rules decide."""
+    """The condition of a rule that asks. It does not hold for a trusted dry run: the other rules decide.
+
+    The answer to a dry run of an update or a patch shows the object as it is. So it needs an approval like
+    the write itself if the agent may not read the object without one.
+    """
 
     ask: Ask
     when: Condition | None
 
     def __call__(self, facts: Facts) -> bool:
-        return not self.ask.trusts(facts.info) and (self.when is None or self.when(facts))
+        if self.ask.trusts(facts.info) and (facts.info.verb == "create" or _may_read(facts)):
+            return False
+        return self.when is None or self.when(facts)
+
+
+def _may_read(facts: Facts) -> bool:
+    bundle = facts.bundle
+    assert bundle is not None, "a bundle evaluates its rules itself"
+    return bundle.decide(facts.agent, facts.cluster, as_read(facts.info), facts.now).allowed
 
 
 def _compiled(policy: Policy, rule: Rule, conditions: Conditions) -> CompiledRule:

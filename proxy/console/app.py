@@ -128,15 +128,16 @@ class _Pages:
             if isinstance(answer, Redirect):
                 return _redirected(answer, person)
             if isinstance(answer, Page):
-                waiting = await self._number_waiting(request, person)
+                # A refusal reads nothing more.
+                waiting = await self._number_waiting(request, person) if answer.status == 200 else None
                 return await self._rendered(answer, request, person, route.section, waiting)
             return answer
 
         return endpoint
 
     async def _answer(self, route: Route, request: Request, person: Person) -> Page | Redirect | Response:
-        if not person.may(route.role):
-            return self._forbidden(route.role, person)
+        if not route.admits(person):
+            return self._forbidden(route, person)
         form: dict[str, str] = {}
         if route.method == "POST":
             form = await _form(request)
@@ -221,8 +222,9 @@ class _Pages:
         answer.headers.update(error.headers or {})
         return answer
 
-    def _forbidden(self, role: str, person: Person) -> Page:
-        shown = {"role": person.role, "holders": self.sign_in.holders(role)}
+    def _forbidden(self, route: Route, person: Person) -> Page:
+        holders = [route.role] if route.by_person else self.sign_in.holders(route.role)
+        shown = {"role": person.role, "holders": holders}
         return Page("forbidden.html", _TITLES[403], shown, 403)
 
     def _to_sign_in(self, request: Request) -> Response:

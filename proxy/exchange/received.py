@@ -6,6 +6,7 @@ import trio
 
 from proxy.exchange.http_server import ServerHTTP
 from proxy.message.body import BODY_BYTES_MAX
+from tunnel.net.tls import TLSStream
 
 
 class Received:
@@ -31,6 +32,25 @@ class Received:
             return False
         http.feed(data)
         return True
+
+    def poll_end(self) -> bool:
+        """Read what has arrived, and return whether the client has ended. No task may be receiving.
+
+        `wait_end` notices an end only when its task runs. Bytes are kept as there.
+        """
+        http, stream = self.http, self.stream
+        try:
+            while isinstance(stream, TLSStream) and not (http.ended or http.full):
+                data = stream.receive_nowait(BODY_BYTES_MAX)
+                if data is None:
+                    break
+                if data:
+                    http.feed(data)
+                else:
+                    http.ended = True
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            http.ended = True
+        return http.ended
 
     async def wait_end(self) -> None:
         """Return once the client sends no more. Earlier bytes are kept, until the buffer is full.

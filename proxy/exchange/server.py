@@ -93,7 +93,8 @@ class ServerConnection:
         self._idle = deadlines.watch(self) if deadlines is not None else None
         self.http = ServerHTTP()
         """The received bytes, their parser, and the framing of sent bytes."""
-        self._received = Received(stream, self.http)
+        self.received = Received(stream, self.http)
+        """What has arrived, for the connection's task."""
         self._link = _OPEN
         self._interim: trio.Event | None = None
         self._port: ClientPort | None = None
@@ -183,7 +184,7 @@ class ServerConnection:
             return raw
         with trio.move_on_after(HEAD_S):
             while raw is None:
-                if not await self._received.receive():
+                if not await self.received.receive():
                     return None
                 raw = self.http.take_head()
         if raw is None:
@@ -200,11 +201,11 @@ class ServerConnection:
         idle, deadlines = self._idle, self._deadlines
         if idle is None or deadlines is None:
             with trio.move_on_after(self._idle_s):
-                return await self._received.receive()
+                return await self.received.receive()
             return False
         deadlines.begin(idle, self._idle_s)
         try:
-            return await self._received.receive()
+            return await self.received.receive()
         finally:
             idle.due_at = math.inf
 
@@ -231,7 +232,7 @@ class ServerConnection:
         else:
             return
         if isinstance(stream, TLSStream):
-            self._stream = self._received.stream = stream
+            self._stream = self.received.stream = stream
 
     def take_begun(self) -> Begun | None:
         """Return what was begun of the request that `next_request` returned; the caller carries it on."""
@@ -392,26 +393,7 @@ class ServerConnection:
 
         Must not be called while a task is in `receive_body`. A cancelled call loses nothing.
         """
-        await self._received.wait_end()
-
-    def poll_end(self) -> bool:
-        """Read what has arrived, and return whether the client has ended. No task may be receiving.
-
-        Bytes are kept as by `wait_disconnect`, which notices an end only when its task runs.
-        """
-        http, tls = self.http, self._tls
-        try:
-            while not (http.ended or http.full or tls is None):
-                data = tls.receive_nowait(BODY_BYTES_MAX)
-                if data is None:
-                    break
-                if data:
-                    http.feed(data)
-                else:
-                    http.ended = True
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            http.ended = True
-        return http.ended
+        await self.received.wait_end()
 
     def detach(self) -> tuple[trio.abc.Stream, bytes]:
         """Return the stream, and the bytes after the request's head. The caller owns both now."""
@@ -480,7 +462,7 @@ class ServerConnection:
             if isinstance(self._stream, trio.abc.HalfCloseableStream):
                 await self._stream.send_eof()
             while not http.drain():
-                if not await self._received.receive():
+                if not await self.received.receive():
                     return
 
 

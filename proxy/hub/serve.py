@@ -166,7 +166,17 @@ def _start(hub: Resources) -> _Parts:
     start(trim_when_idle)
     peering = _start_peering(hub, front)
     managed = start_administration(hub, front, calls, trail_watch, live_relays, peering, metrics)
-    show = start_console(hub, managed.admin.app, metrics)
+    show = start_console(
+        hub.config,
+        hub.home.certificate,
+        directory=directory,
+        pepper=hub.records.secrets.pepper,
+        recorder=hub.records.recorder,
+        spread=hub.records.spread,
+        api=managed.admin.app,
+        metrics=metrics,
+        upkeep=hub.upkeep,
+    )
     if peering is not None:
         peering.register(metrics, directory)
     forwarded = None if peering is None or peering.links is None else peering.links.forwarded.end_all

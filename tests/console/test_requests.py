@@ -50,6 +50,11 @@ async def page(app: ASGIApp, path: str) -> bytes:
     return reply.body
 
 
+async def call_of(app: ASGIApp, path: str) -> bytes:
+    """A part of a page, whose button belongs to a form of the page."""
+    return (await call(app, "GET", path)).body
+
+
 async def post(app: ASGIApp, target: str, **fields: str) -> Reply:
     return await call(app, "POST", target, chunks=[urlencode({"csrf": CSRF, **fields}).encode()])
 
@@ -143,6 +148,18 @@ async def test_the_page_of_a_request_has_what_an_approver_needs(tmp_path: Path) 
         assert "What the agent sends after the call has begun is not seen" in text_of(
             await page(app, f"/requests/{the(bench, State.PENDING, 'exec').id}")
         )
+
+
+async def test_the_state_is_read_again_without_the_difference(tmp_path: Path) -> None:
+    async with world(tmp_path) as (bench, app):
+        one = the(bench, State.PENDING, "checkout")
+        path = f"/requests/{one.id}/state"
+        assert f'data-from="{path}"' in (await page(app, f"/requests/{one.id}")).decode()
+        assert b'form="approve"' in await call_of(app, path)
+        await bench.requests.decide(one.id, approve=True, by=PERSON, answer="", shown=one.new.shown)
+        after = await call_of(app, path)
+        assert f"approved by {PERSON}" in text_of(after)
+        assert b"spec.replicas" not in after
 
 
 async def test_a_request_is_approved_as_it_was_shown(tmp_path: Path) -> None:

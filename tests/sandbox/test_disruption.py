@@ -9,7 +9,7 @@ from sandbox.kinds import DISRUPTION_BUDGETS, PODS
 from sandbox.objects import Json, Object, child, clone, integer, mapping, text
 from sandbox.server import Response
 from sandbox.status import StatusError
-from tests.sandbox.test_workloads import Driver, web
+from tests.sandbox.rollouts import Driver, web
 from tests.sandbox.world import World
 
 CORE = "/api/v1/namespaces/default"

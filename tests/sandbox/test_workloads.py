@@ -3,73 +3,10 @@
 from __future__ import annotations
 
 from sandbox.kinds import DEPLOYMENTS, PODS, REPLICA_SETS
-from sandbox.objects import Json, Object, child, clone, integer, items, lookup, text
-from sandbox.recorder import EventRecorder
-from sandbox.workloads import Workloads, template_hash
+from sandbox.objects import Object, integer, items, lookup, text
+from sandbox.workloads import template_hash
+from tests.sandbox.rollouts import Driver, image_of, template, web
 from tests.sandbox.world import World
-
-
-def web(image: str = "one", replicas: int = 2, **spec: Json) -> Object:
-    return {
-        "metadata": {"name": "web"},
-        "spec": {
-            "replicas": replicas,
-            "selector": {"matchLabels": {"app": "web"}},
-            "template": {
-                "metadata": {"labels": {"app": "web"}},
-                "spec": {"containers": [{"name": "main", "image": image}]},
-            },
-            **spec,
-        },
-    }
-
-
-class Driver:
-    """Steps the controllers, and acts as the kubelet between steps."""
-
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self.workloads = Workloads(world.store, world.writer, EventRecorder(world.store))
-        self.pods = world.store.collection(PODS.group, PODS.resource)
-
-    def settle(self, *, ready: bool = True) -> None:
-        for _ in range(20):
-            before = self.world.store.revision
-            self.workloads.reconcile()
-            if ready:
-                self.make_ready()
-            if self.world.store.revision == before:
-                return
-        raise AssertionError("the controllers do not come to rest")
-
-    def make_ready(self) -> None:
-        for item in self.pods.items("default"):
-            if not items(item.value, "status", "conditions"):
-                pod = clone(item.value)
-                child(pod, "status")["conditions"] = [{"type": "Ready", "status": "True"}]
-                self.pods.put(pod)
-
-    def images(self) -> list[str]:
-        return [_image(pod) for pod in self.values(PODS.resource)]
-
-    def values(self, resource: str) -> list[Object]:
-        group = "" if resource == PODS.resource else "apps"
-        return [item.value for item in self.world.store.collection(group, resource).items("default")]
-
-    def change(self, **spec: Json) -> None:
-        def change(value: Object) -> Object:
-            child(value, "spec").update(spec)
-            return value
-
-        self.world.writer.update(DEPLOYMENTS, "default", "web", change)
-
-
-def _image(pod: Object) -> str:
-    return text(items(pod, "spec", "containers")[0], "image")
-
-
-def template(image: str) -> Json:
-    return lookup(web(image), "spec", "template")
 
 
 async def test_a_deployment_makes_its_pods_and_counts_them(world: World) -> None:
@@ -116,7 +53,7 @@ async def test_a_rollout_keeps_the_old_pods_until_the_new_are_ready(world: World
     driver.settle()
     assert driver.images() == ["two", "two"]
     revisions = {
-        _image({"spec": lookup(each, "spec", "template", "spec")}): text(
+        image_of({"spec": lookup(each, "spec", "template", "spec")}): text(
             each, "metadata", "annotations", "deployment.kubernetes.io/revision"
         )
         for each in driver.values(REPLICA_SETS.resource)

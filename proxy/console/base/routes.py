@@ -73,8 +73,14 @@ class Route:
     handler: Handler
     section: str = ""
     """The entry of the navigation that is marked."""
+    by_person: bool = False
+    """Whether a person must decide, so that the role that includes all others does not suffice."""
     stream: bool = False
     """Whether its answer is no page, and goes on until the browser leaves."""
+
+    def admits(self, person: Person) -> bool:
+        """Return whether the person's role may make the request."""
+        return person.role == self.role if self.by_person else person.may(self.role)
 
 
 @attrs.frozen

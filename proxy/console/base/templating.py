@@ -8,6 +8,7 @@ Both happen here and not in the templates, so that no template can forget them.
 from __future__ import annotations
 
 import gzip
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -25,6 +26,7 @@ _HERE = Path(__file__).parent.parent
 _TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
 # Enough that a changed file gets another name.
 _HASH_CHARACTERS = 12
+_PIECES = re.compile(r"(?<=\.)|(?=\[)")
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -63,6 +65,7 @@ def environment(assets: Mapping[str, Asset]) -> Environment:
     made.filters |= {
         "value": lambda text: escape_html(str(text)),
         "lines": lines,
+        "breakable": breakable,
         "short": short,
         "copied": copied,
         "utc": utc,
@@ -89,11 +92,17 @@ def lines(text: str) -> Markup:
 
     Its backslashes stay single, so that it can be copied. Thus an escaped character is marked as one.
     """
+    if _is_plain(text.replace("\n", "")):
+        return escape_html(text)
     return Markup("\n").join(_line(line) for line in text.split("\n"))
 
 
+def _is_plain(text: str) -> bool:
+    return text.isascii() and text.isprintable()
+
+
 def _line(line: str) -> Markup:
-    if line.isascii() and line.isprintable():
+    if _is_plain(line):
         return escape_html(line)
     return Markup("").join(
         escape_html(one)
@@ -101,6 +110,12 @@ def _line(line: str) -> Markup:
         else Markup('<span class="escaped">{}</span>').format(shown)
         for one in line
     )
+
+
+def breakable(text: str) -> Markup:
+    """Print a path of fields, in which a line may break after a dot and before a bracket."""
+    # No entity of HTML has one of these characters.
+    return Markup(_PIECES.sub("<wbr>", escape_html(escape(text))))  # noqa: S704 - it is escaped above
 
 
 def short(text: str, characters: int = 160) -> str:

@@ -84,23 +84,35 @@ async def show(ask: Ask) -> Page:
     return await _shown(ask, await ask.api.get(at("/v1/requests/{}", ask.path("id"))))
 
 
+async def show_state(ask: Ask) -> Page:
+    """Show the state alone, for the page that reads it again: a difference takes seconds to print."""
+    request = await ask.api.get(at("/v1/requests/{}", ask.path("id")))
+    return Page("request_state.html", "Request", {**_state(request), "alone": True})
+
+
 async def _shown(ask: Ask, request: Answer, fault: str = "") -> Page:
     shown = {
-        "request": request,
-        "badge": state_of_request(request),
-        "outcome": outcome_of(request),
+        **_state(request),
         "differences": differences(request["changes"]),
         "approvers": approvers_of(request),
         "rule": rule_of(request),
         "teams": await _teams(ask, request["agent"]),
         "body": value_of("same", request["body"]),
         "commands": commands_of(request),
-        "may_deny": may_deny(request),
-        "may_revoke": may_revoke(request),
-        "may_not": sentence(request["may_not"]),
         "fault": fault,
     }
     return Page("request.html", cut(request["what"]), shown, 409 if fault else 200)
+
+
+def _state(request: Answer) -> dict[str, object]:
+    return {
+        "request": request,
+        "badge": state_of_request(request),
+        "outcome": outcome_of(request),
+        "may_deny": may_deny(request),
+        "may_revoke": may_revoke(request),
+        "may_not": sentence(request["may_not"]),
+    }
 
 
 async def _teams(ask: Ask, agent: str) -> list[str]:
@@ -177,7 +189,8 @@ ROUTES = (
     Route("GET", "/requests", ROLE, show_all, "requests"),
     Route("GET", "/requests/waiting", ROLE, show_number, "requests"),
     Route("GET", "/requests/{id}", ROLE, show, "requests"),
-    Route("POST", "/requests/{id}/approve", ROLE, approve, "requests"),
+    Route("GET", "/requests/{id}/state", ROLE, show_state, "requests"),
+    Route("POST", "/requests/{id}/approve", ROLE, approve, "requests", by_person=True),
     Route("GET", "/requests/{id}/deny", ROLE, ask_denial, "requests"),
     Route("POST", "/requests/{id}/deny", ROLE, deny, "requests"),
     Route("GET", "/requests/{id}/revoke", ROLE, ask_end, "requests"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -45,8 +44,8 @@ _LASTING = ("/exec ", "/attach ", "/portforward ", "/proxy ")
 # Longer values are folded: more than a phone shows at once.
 VALUE_LINES_MAX = 12
 VALUE_CHARACTERS_MAX = 400
-# Where a long path may break.
-_PIECES = re.compile(r"(?<=[.\]])|(?=\[)")
+# How the JSON of objects and lists begins.
+_SEVERAL_LINES = frozenset("{[")
 # Around the lines of a text that differ.
 LINES_BESIDE = 2
 _APPROVERS = {"any": "any approver", "!owner": "any approver but the agent's owner"}
@@ -117,8 +116,7 @@ class Value:
 class Difference:
     """A path and its values before and after."""
 
-    parts: Sequence[str]
-    """The path, in pieces between which a line may break."""
+    path: str
     word: str
     """`added`, `removed` or `changed`."""
     tone: str
@@ -135,7 +133,7 @@ def _difference(path: str, before: str | None, after: str | None) -> Difference:
         word, tone = ("added", "ok") if before is None else ("removed", "bad")
     else:
         word, tone = "changed", "warn"
-    return Difference(_PIECES.split(path or "the whole object"), word, tone, [*_values(before, after)])
+    return Difference(path or "the whole object", word, tone, [*_values(before, after)])
 
 
 def _values(before: str | None, after: str | None) -> Iterable[Value]:
@@ -195,6 +193,9 @@ def value_of(sign: str, text: str) -> Value:
 
 
 def _decoded(text: str) -> object:
+    # The JSON of a number or a short text is shown as it is.
+    if text[:1] not in _SEVERAL_LINES and r"\n" not in text:
+        return None
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

@@ -9,7 +9,7 @@ from proxy.exchange.parked_exchange import ParkedExchange, is_by_client
 from proxy.exchange.server import ServerConnection
 from proxy.hub.calls.live import LiveCall
 from proxy.hub.calls.outcome import CloseReason, Outcome
-from proxy.hub.calls.relay_side import RelaySide
+from proxy.hub.calls.relay_port import RelaySide
 from proxy.message.failure import Failure, StreamCode
 
 

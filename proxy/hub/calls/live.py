@@ -30,7 +30,7 @@ from proxy.exchange.groups import group_of
 from proxy.exchange.server import ServerConnection
 from proxy.hub.authorize.admission import Call
 from proxy.hub.calls.outcome import CloseReason, Tally
-from proxy.hub.calls.relay_side import RelaySide
+from proxy.hub.calls.relay_port import RelaySide
 from proxy.message.failure import Failure, Processed, StreamCode
 from proxy.process.drain import Drained
 from tunnel import Interruptions, Session

@@ -1,4 +1,4 @@
-"""A stream to a relay as the upstream's port of an exchange, at the hub.
+"""The relay's side of a call, and a stream to a relay as the upstream's port of an exchange, at the hub.
 
 OPEN carried the request's head. HEAD carries the answer's, DATA is the body, and FIN its clean end. This port
 checks the framing: an interim head, or a body of another length than its head says, ends the exchange.
@@ -15,8 +15,9 @@ passes. Bytes behind a head cost less, and the reader of the tunnel bounds them 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from typing import Protocol
 
-from proxy.exchange.engine import OVER, SHARE_BYTES, Exchange
+from proxy.exchange.engine import OVER, SHARE_BYTES, Exchange, Port
 from proxy.exchange.next_pass import NextPass
 from proxy.hub.calls.explain_403 import Held403, may_be_explained
 from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
@@ -24,6 +25,37 @@ from proxy.message.head import BODILESS_STATUSES, HeadError, RequestHead, Respon
 from tunnel.stream import Stream, StreamReset
 
 _OTHER_LENGTH = "the answer's body has another length than its head says"
+
+
+class RelaySide(Port, Protocol):
+    """The port of a relay's side in either mode: a stream of a tunnel, or a connection in direct mode.
+
+    With what limits and the trail have to know of it.
+    """
+
+    bytes_passed: int
+    """The bytes of the answer's body, or the raw bytes after a 101."""
+    bytes_dropped: int
+    """The client's raw bytes that the relay takes no more."""
+
+    @property
+    def peer(self) -> Hashable:
+        """The fairness key of the relay."""
+        ...
+
+    @property
+    def held_bytes(self) -> int:
+        """The memory that it uses, without that of a tunnel."""
+        ...
+
+    @property
+    def evicted(self) -> bool:
+        """Whether its stream was evicted for memory."""
+        ...
+
+    def close(self) -> None:
+        """Free what it uses; its exchange is over. May be called again."""
+        ...
 
 
 class RelayPort:

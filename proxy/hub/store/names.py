@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 from urllib.parse import urlsplit
 
-from auth.policy.ask import ANY_PERSON, NOT_OWNER, OWNER
+from auth.policy.ask import wrong_person
 from auth.policy.document import LABEL_KEY, LABEL_VALUE
 from auth.principal import IdentityError, slug
 from proxy.hub.store.engines.errors import InvalidError, NotFoundError
@@ -20,8 +20,6 @@ LABELS_MAX = 64
 OWNER_LENGTH_MAX = 254
 PEM_LENGTH_MAX = 64 * 1024
 
-# In the `approvers` of a rule they are not persons.
-_NOT_PERSONS = frozenset({OWNER, NOT_OWNER, ANY_PERSON})
 # RFC 6052, RFC 8215, and the IPv4-compatible addresses that RFC 4291 has deprecated.
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _NAT64_LOCAL = ipaddress.IPv6Network("64:ff9b:1::/48")
@@ -56,8 +54,8 @@ def check_person(person: str, *, needed: bool) -> None:
         raise InvalidError(
             f"the person is a name or an address, 1 to {OWNER_LENGTH_MAX} printable characters"
         )
-    if person in _NOT_PERSONS or person.startswith(("!", "group:")):
-        raise InvalidError(f"{shown(person)} is a word of rules, and no person's name or address")
+    if fault := wrong_person(person):
+        raise InvalidError(f"the person {shown(person)} {fault}")
 
 
 def check_labels(labels: Mapping[str, str]) -> None:

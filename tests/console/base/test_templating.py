@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 
 from audit.escape import escape
 from proxy.console.base import notices
-from proxy.console.base.templating import ago, copied, environment, lasting, lines, read_assets, size
+from proxy.console.base.templating import (
+    ago,
+    breakable,
+    copied,
+    environment,
+    lasting,
+    lines,
+    read_assets,
+    size,
+)
 from tests.console.names import HOSTILE
 
 TEMPLATES = environment(read_assets())
@@ -88,3 +97,8 @@ def test_a_time_is_its_distance_from_now() -> None:
 )
 def test_a_size_has_two_digits(count: int, words: str) -> None:
     assert size(count) == words
+
+
+def test_a_path_may_break_between_its_fields_and_its_text_is_escaped() -> None:
+    assert breakable("spec.containers[name=web].image") == "spec.<wbr>containers<wbr>[name=web].<wbr>image"
+    assert breakable("a[<b>\u202e&.x]") == "a<wbr>[&lt;b&gt;\\u202e&amp;.<wbr>x]"

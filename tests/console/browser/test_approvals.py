@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pytest
 from tests.console.browser.chromium import Chromium
 from tests.console.browser.tab import Tab
 from tests.console.browser.world import ConsoleWorld, Token
+from tests.console.names import HOSTILE as HOSTILE_TEXTS
 from tests.system.world import NAMESPACE
 
 ANN, BEN = "ann@example.com", "ben@example.com"
@@ -26,6 +28,7 @@ spec:
        reason: changes are looked at, ask: {approvers: ["ann@example.com", "ben@example.com"], wait: 55s}}
 """
 NUMBERS = count(1)
+HOSTILE = "".join([*HOSTILE_TEXTS, "javascript:alert(1)", "x" * 3000])
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +156,25 @@ def test_an_object_that_changes_after_it_was_shown_is_not_changed_by_the_approva
         assert process.wait(60) == 1
         found = console.world.administrator("get", *where, "--output=jsonpath={.metadata.labels.colour}")
         assert found == b"red"
+
+
+def test_a_hostile_difference_is_only_a_text(
+    console: ConsoleWorld, chromium: Chromium, approvers: tuple[Token, Token], name: str
+) -> None:
+    # An annotation takes any text.
+    patch = json.dumps({"metadata": {"annotations": {"note": HOSTILE}}})
+    with (
+        console.signed_in(chromium, approvers[0]) as tab,
+        running(console, "patch", "configmap", name, "--type=merge", "-p", patch),
+    ):
+        open_request(tab, name)
+        tab.page.get_by_text("<script>alert(1)</script>").first.wait_for()
+        shown = tab.page.locator("main")
+        assert shown.locator("img, script, style, [onerror]").count() == 0
+        assert not {"\u202e", "\x1b"} & set(shown.inner_text())
+        for link in shown.get_by_role("link").all():
+            assert (link.get_attribute("href") or "").startswith("/")
+        tab.inspect()
 
 
 def test_who_may_not_approve_sees_who_may(

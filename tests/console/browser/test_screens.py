@@ -54,8 +54,8 @@ SCREENS = {
     "/policy-check": ["/policy-check"],
     "/policy-simulations/{id}": ["/policy-simulations/none"],
 }
-# Not pages: the stream that a followed audit page reads, and the number that a page reads again.
-PARTS = {"/audit/stream", "/requests/waiting"}
+# Not pages: the stream that a followed audit page reads, and parts that pages read again.
+PARTS = {"/audit/stream", "/requests/waiting", "/requests/{id}/state"}
 PATHS = [path for paths in SCREENS.values() for path in paths]
 # Of the same hub before anything is enrolled.
 EMPTY = ["/", "/requests", "/calls", "/audit", "/decision", "/agents", "/clusters", "/teams", "/policies"]

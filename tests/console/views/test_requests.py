@@ -46,10 +46,8 @@ def test_a_changed_value_that_is_not_shown_is_one_line() -> None:
     assert signs(difference("(not shown)", "(not shown)")) == [("same", "(not shown)")]
 
 
-def test_a_long_path_may_break_between_its_parts() -> None:
-    made = difference("1", "2", "spec.containers[name=web].image")
-    assert made.parts == ["spec.", "containers", "[name=web]", ".", "image"]
-    assert difference("1", "2", "").parts == ["the whole object"]
+def test_a_change_of_the_whole_has_no_path() -> None:
+    assert difference("1", "2", "").path == "the whole object"
 
 
 def test_an_object_has_a_line_for_each_field_and_a_long_one_is_folded() -> None:

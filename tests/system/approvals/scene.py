@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from functools import cached_property
 from pathlib import Path
 
@@ -108,7 +110,9 @@ class Scene:
     def plain_environment(self) -> Mapping[str, str]:
         """Return the agent's environment, with a kubeconfig whose only context leads through Hawse."""
         file = self.world.folder / "kubeconfig"
-        self.world.hawse("kubeconfig", "tunnel", "--output", str(file), environment=self.world.agent)
+        # For client-node, which does not tell a plugin what cluster its token is for.
+        command = ("kubeconfig", "tunnel", "--user-per-cluster", "--output", str(file))
+        self.world.hawse(*command, environment=self.world.agent)
         return {**self.world.agent, "KUBECONFIG": str(file), "PYTHONPATH": str(ROOT)}
 
     def named(self, kind: str) -> str:
@@ -159,6 +163,12 @@ class Scene:
             assert time.monotonic() < deadline, f"request {row['id']} is still {state}"
             time.sleep(POLL_S)
         return state
+
+    def age(self, row: Row) -> None:
+        """Make the use of a request this old that the same call asks again."""
+        self.ended(row)
+        with closing(sqlite3.connect(self.world.folder / "hub" / "hub.db")) as store, store:
+            store.execute("UPDATE requests SET ended_at = ended_at - 11 WHERE id = ?", [row["id"]])
 
     def writes(self, part: str) -> list[int]:
         """Return the statuses of the agent's writes to a target that holds `part`, without dry runs."""

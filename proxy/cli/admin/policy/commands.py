@@ -73,7 +73,9 @@ def list_policies(reach: Reach, /, as_json: bool) -> None:
 def _rules(row: Object) -> str:
     rules = objects(row, "rules")
     off = sum(rule.get("enabled") is False for rule in rules)
-    return f"{len(rules)} ({off} off)" if off else str(len(rules))
+    asking = sum(rule.get("effect") == "ask" and rule.get("enabled") is not False for rule in rules)
+    parts = [f"{count} {word}" for count, word in ((asking, "ask"), (off, "off")) if count]
+    return f"{len(rules)} ({', '.join(parts)})" if parts else str(len(rules))
 
 
 @policy.command("show")
@@ -213,10 +215,16 @@ def show_guard(reach: Reach, /, as_json: bool) -> None:
     found = reach.client().get("policies", "guard")
     columns = [
         ("RULE", field("id")),
-        ("STATE", lambda row: "on" if row.get("enabled") else "off"),
+        ("STATE", _state),
         ("WHY", field("reason")),
     ]
     print_table(objects(found, "rules"), columns, as_json=as_json, empty="the guard has no rules")
+
+
+def _state(row: Object) -> str:
+    if not row.get("enabled"):
+        return "off"
+    return "asks" if row.get("effect") == "ask" else "on"
 
 
 def _switch(reach: Reach, name: str, rules: tuple[str, ...], *, enabled: bool, as_json: bool) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import attrs
 import msgspec
 
+from auth.policy.advice import asking
 from auth.policy.ask import Ask
 from auth.policy.diff import diff
 from auth.policy.document import name_of, policy_of
@@ -285,12 +286,12 @@ class PolicyActions:
         elif not now.may_reach(agent, cluster):
             body["refused"] = f"cluster {cluster.name} is not granted to a team of agent:{agent.name}"
         if (ask := verdict.decision.ask) is not None:
-            asking = now.bundle.asking(agent, cluster, info, self.clock())
+            rules = asking(now.bundle, agent, cluster, info, self.clock())
             body |= {
                 "ask": _ask(ask),
                 "other_asks": [
                     {"policy": other.policy, "rule": other.rule, **_ask(other.ask)}
-                    for other in asking
+                    for other in rules
                     if other is not verdict.decision and other.ask is not None
                 ],
                 "unapprovable": _unapprovable(info, ask),

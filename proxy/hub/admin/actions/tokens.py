@@ -130,7 +130,7 @@ def _token(token: AdminToken, used: Mapping[str, float], now: float) -> Payload:
 def _warnings(token: AdminToken, now: float) -> list[str]:
     """Return the warnings about a token, with the next steps."""
     found = []
-    another = "hawse admin token add NAME --role ROLE"
+    another = f"hawse admin token add NAME --role {'approver --person NAME' if token.person else 'ROLE'}"
     if not token.role_chosen:
         found.append(
             f"may do everything, since it is older than roles: `{another}` makes one that may do less, "

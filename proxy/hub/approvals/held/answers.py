@@ -12,7 +12,10 @@ from collections.abc import Mapping
 from proxy.hub.approvals.request import Request, State
 from proxy.hub.authorize.admission import Call, Refusal
 from proxy.hub.authorize.decisions import denial
+from proxy.message.failure import Processed
+from proxy.message.status import with_processed
 
+NO_STORE = "the hub's store is not available, so an approval can neither be asked for nor used"
 REPEAT = "repeat the same command after it is approved"
 _SAID = {
     State.PENDING: f"is pending: {REPEAT}",
@@ -76,3 +79,8 @@ def refusal(call: Call, message: str, causes: Mapping[str, str], *, status: int 
 def plain_refusal(call: Call, status: int, message: str) -> Refusal:
     """Return a refusal that names no request."""
     return Refusal(status, call.verdict.decision.rule, message, decision=call.verdict.recorded)
+
+
+def unavailable(call: Call, why: str) -> Refusal:
+    """Return the refusal of a call while a part of the hub fails."""
+    return plain_refusal(call, 503, with_processed(why, Processed.NO))

@@ -25,41 +25,30 @@ import attrs
 import trio
 from msgspec.structs import replace
 
-from audit.mask import without_secrets
 from audit.record import Decision
 from auth.policy.ask import Ask
 from proxy.exchange.server import ServerConnection
-from proxy.hub.approvals.held.answers import RefusedError, plain_refusal, refusal, refusal_of
+from proxy.hub.approvals.held.answers import NO_STORE, RefusedError, plain_refusal, refusal_of, unavailable
+from proxy.hub.approvals.held.asking import Asking
 from proxy.hub.approvals.held.decided import no_longer_asked
 from proxy.hub.approvals.held.parts import Parts
-from proxy.hub.approvals.held.slots import NoSlotError, PlanHeldError, Slot
-from proxy.hub.approvals.held.words import reason_of, what_of
 from proxy.hub.approvals.plan.bindable import check_bindable
 from proxy.hub.approvals.plan.body import HeldBody, read_body
-from proxy.hub.approvals.plan.plan import Plan, PlanFacts
 from proxy.hub.approvals.plan.refusal import CannotAskError
-from proxy.hub.approvals.preview.effect import effect_fits
-from proxy.hub.approvals.preview.shapes import Preview, PreviewRefused
-from proxy.hub.approvals.request import NewRequest, Request, State
-from proxy.hub.approvals.requests.errors import TooManyRequestsError
+from proxy.hub.approvals.request import Request, State
 from proxy.hub.authorize.admission import Refusal
 from proxy.hub.authorize.events import GUARDRAILS
 from proxy.hub.calls.calls import CLIENT_LEFT, hub_failed, refusal_response
 from proxy.hub.calls.live import Approved, LiveCall
 from proxy.hub.calls.outcome import CloseReason, Outcome, failed
-from proxy.hub.store.engines.errors import NotFoundError, StoreUnavailableError
+from proxy.hub.store.engines.errors import StoreUnavailableError
 from proxy.message.failure import Failure, InboundBroken, Processed, StreamCode
-from proxy.message.status import with_processed
 
-# How long a call waits for another one that uses the approval: it may give it back in a moment.
-USING_S: Final = 1.0
 # A use is given back or spent within this, also while the hub stops.
 SETTLE_S: Final = 5.0
 
 _HELD = Failure(StreamCode.CANCEL, Processed.NO, "the client or the hub went away while the call waited")
 _UNRECORDED = "the audit trail cannot be written, so an approval can neither be asked for nor used"
-_NO_STORE = "the hub's store is not available, so an approval can neither be asked for nor used"
-_CHANGED = "what the call would do has changed since the preview"
 
 
 class _EndedError(Exception):
@@ -102,7 +91,7 @@ class HeldCall:
         calls, live = self.parts.calls, self.live
         try:
             if not calls.recorder.healthy:
-                raise RefusedError(self._unavailable(_UNRECORDED))
+                raise RefusedError(unavailable(live.call, _UNRECORDED))
             with await self._read() as body:
                 live.body = body.data
                 await self._use(await self._hold(body))
@@ -143,13 +132,13 @@ class HeldCall:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._watch_client, nursery.cancel_scope)
                 try:
-                    approved = await self._approval(body)
+                    approved = await Asking(self.parts, self.live, self.ask, body).approval()
                 except RefusedError as error:
                     refused = error
                 nursery.cancel_scope.cancel()
         if self.live.ended is not None:
             raise _EndedError
-        if self.connection.poll_end():
+        if self.connection.received.poll_end():
             raise _LeftError
         if refused is not None:
             raise refused
@@ -160,157 +149,21 @@ class HeldCall:
         await self.connection.wait_disconnect()
         waiting.cancel()
 
-    async def _approval(self, body: HeldBody) -> Request:
-        """Return the approved request, when its effect is still the same; raises RefusedError."""
-        live = self.live
-        # Balancers count from the request, so the time for the body and the preview is a part of the wait.
-        deadline = trio.current_time() + self.ask.wait_s - (time.monotonic() - live.began_s)
-        try:
-            plan = await self._plan(body)
-            with self.parts.slots.slot(live.call.agent.id, plan.digest) as slot:
-                while True:
-                    request = await self._request(body, plan, slot)
-                    if request.state is State.PENDING:
-                        await self._wait(request, slot, deadline)
-                    elif await self._is_same(request, body):
-                        return request
-        except StoreUnavailableError as error:
-            raise RefusedError(self._unavailable()) from error
-        except TooManyRequestsError as error:
-            raise RefusedError(plain_refusal(live.call, error.status, str(error))) from error
-        except NotFoundError as error:
-            raise RefusedError(plain_refusal(live.call, 403, str(error))) from error
-
-    async def _plan(self, body: HeldBody) -> Plan:
-        call = self.live.call
-        facts = PlanFacts(
-            call.agent.id,
-            call.cluster.id,
-            call.info,
-            tuple(call.head.header_values(b"content-type")),
-            tuple(call.head.header_values(b"content-encoding")),
-            self.live.began_at,
-        )
-        try:
-            return await self.parts.budget.plan(facts, body.data, self.ask)
-        except CannotAskError as error:
-            raise RefusedError(plain_refusal(call, error.status, error.reason)) from error
-
-    async def _request(self, body: HeldBody, plan: Plan, slot: Slot) -> Request:
-        """Return the request that the call meets, pending or approved; open one if there is none.
-
-        Raises RefusedError, also if a request in another state refuses the call.
-        """
-        requests, agent_id = self.parts.requests, self.live.call.agent.id
-        request = await requests.find(agent_id, plan.digest)
-        if request is not None and request.state is State.USING:
-            with trio.move_on_after(USING_S):
-                await requests.changed(request).wait()
-            request = await requests.find(agent_id, plan.digest)
-        if request is not None and request.state in {State.PENDING, State.APPROVED}:
-            why = self._changed(request)
-            if not why:
-                return request
-            await requests.end(request.id, State.CANCELLED, why)
-            request = await requests.find(agent_id, plan.digest)
-        if request is None:
-            self._take(slot)
-            request = await requests.open(await self._new_request(body, plan), eid=self.live.eid)
-        if request.state not in {State.PENDING, State.APPROVED}:
-            raise RefusedError(refusal_of(self.live.call, request))
-        return request
-
-    async def _new_request(self, body: HeldBody, plan: Plan) -> NewRequest:
-        """Make the preview; raises RefusedError if that shows that the call cannot be made."""
-        call, ask = self.live.call, self.ask
-        preview = await self._preview(body)
-        decision = call.verdict.decision
-        bundle = call.verdict.bundle
-        return NewRequest(
-            agent_id=call.agent.id,
-            cluster_id=call.cluster.id,
-            method=call.head.method.decode("latin-1"),
-            target=call.parsed.target.decode("latin-1"),
-            upgrade=call.head.upgrade is not None,
-            plan=plan.digest,
-            effect=preview.effect,
-            what=what_of(call.info),
-            reason=reason_of(bundle, decision),
-            policy=decision.policy,
-            rule=decision.rule,
-            bundle=bundle.id,
-            approvers=ask.approvers,
-            valid_for_s=ask.valid_for_s,
-            interactive=not plan.exact,
-            view=attrs.evolve(preview.view, claimed_reason=without_secrets(call.caller.claimed_reason)),
-        )
-
-    async def _preview(self, body: HeldBody, *, like: str = "") -> Preview:
-        live = self.live
-        async with self.parts.previews.one(live.call.agent.id):
-            made = await self.parts.previewer.preview(live, body.data, self.ask, like=like)
-        if isinstance(made, PreviewRefused):
-            live.guardrail = made.guardrail
-            refused = plain_refusal(live.call, made.status, made.message)
-            raise RefusedError(attrs.evolve(refused, details=made.details, reason=made.reason))
-        return made
-
-    async def _is_same(self, request: Request, body: HeldBody) -> bool:
-        """Return whether the call would do what was approved. Otherwise the request ends as stale."""
-        made = await self._preview(body, like=request.new.effect)
-        if effect_fits(request.new.effect, made.effect):
-            return True
-        await self.parts.requests.end(request.id, State.STALE, _CHANGED)
-        return False
-
-    async def _wait(self, request: Request, slot: Slot, deadline: float) -> None:
-        """Wait until a request changes; raises RefusedError once the time is over."""
-        call, slots = self.live.call, self.parts.slots
-        if call.head.upgrade is not None and slots.is_twin(slot):
-            raise RefusedError(refusal_of(call, request))
-        self._take(slot, request)
-        with self.parts.waits.until(deadline) as scope:
-            await self.parts.requests.changed(request).wait()
-        if scope.cancelled_caught:
-            if call.head.upgrade is not None:
-                slots.time_out(slot)
-            raise RefusedError(refusal_of(call, request))
-
-    def _take(self, slot: Slot, request: Request | None = None) -> None:
-        """Count the call as held; raises RefusedError if it cannot wait."""
-        call = self.live.call
-        try:
-            slot.take()
-        except PlanHeldError as error:
-            if request is not None:
-                raise RefusedError(refusal_of(call, request)) from error
-            message = "the same call waits for an approval already: repeat the command after it is approved"
-            causes = {"ApprovalState": State.PENDING.value}
-            raise RefusedError(refusal(call, message, causes)) from error
-        except NoSlotError as error:
-            if request is not None:
-                raise RefusedError(refusal_of(call, request)) from error
-            raise RefusedError(plain_refusal(call, 403, f"{error}: repeat the command later")) from error
-
-    def _changed(self, request: Request) -> str:
-        """Return why a request does not count for this call any more."""
-        snapshot = self.parts.calls.directory.current
-        return no_longer_asked(snapshot, request, self.live.call.info, time.time())
-
     # -- after it
 
     async def _use(self, request: Request) -> None:
         """Forward the call by the request's approval; raises RefusedError, _EndedError and _LeftError."""
         requests, live = self.parts.requests, self.live
         self._decide_again()
-        if why := self._changed(request):
+        snapshot = self.parts.calls.directory.current
+        if why := no_longer_asked(snapshot, request, live.call.info, time.time()):
             await requests.end(request.id, State.CANCELLED, why)
             because = attrs.evolve(request, state=State.CANCELLED, because=why)
             raise RefusedError(refusal_of(live.call, because))
         try:
             used = await requests.use(request.id)
         except StoreUnavailableError as error:
-            raise RefusedError(self._unavailable()) from error
+            raise RefusedError(unavailable(live.call, NO_STORE)) from error
         if not used:
             raise RefusedError(refusal_of(live.call, attrs.evolve(request, state=State.USED)))
         verdict = live.call.verdict
@@ -340,13 +193,13 @@ class HeldCall:
         calls, live, connection = self.parts.calls, self.live, self.connection
         # The commit has taken a while.
         self._decide_again()
-        if connection.poll_end():
+        if connection.received.poll_end():
             raise _LeftError
         self._recorded = True
         opening = await calls.record(connection, live)
         if opening is None:
             return
-        if connection.poll_end():
+        if connection.received.poll_end():
             if live.call.durable:
                 calls.recorder.withdraw(opening)
             else:
@@ -366,9 +219,6 @@ class HeldCall:
                 await self.parts.requests.give_back(request_id)
 
     # -- the end of a call that was not forwarded
-
-    def _unavailable(self, why: str = _NO_STORE) -> Refusal:
-        return plain_refusal(self.live.call, 503, with_processed(why, Processed.NO))
 
     async def _refuse(self, refused: Refusal) -> None:
         calls, live = self.parts.calls, self.live

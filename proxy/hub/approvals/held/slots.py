@@ -54,8 +54,8 @@ class Slots:
 
     _held: dict[tuple[str, str], Slot] = attrs.Factory(dict)
     _by_agent: dict[str, int] = attrs.Factory(dict)
-    # When the wait of an upgrade was over, on trio's clock, by its key. The oldest is first.
-    _timed_out: dict[tuple[str, str], float] = attrs.Factory(dict)
+    # When an upgrade's wait for a request was over, on trio's clock. The oldest is first.
+    _timed_out: dict[str, float] = attrs.Factory(dict)
 
     @property
     def count(self) -> int:
@@ -88,16 +88,16 @@ class Slots:
         if not self._by_agent[agent_id]:
             del self._by_agent[agent_id]
 
-    def time_out(self, slot: Slot) -> None:
-        """Note that an upgrade was held until its time was over."""
+    def time_out(self, request_id: str) -> None:
+        """Note that an upgrade has waited for a request until its time was over."""
         self._forget_old()
-        self._timed_out.pop(slot.key, None)
-        self._timed_out[slot.key] = trio.current_time()
+        self._timed_out.pop(request_id, None)
+        self._timed_out[request_id] = trio.current_time()
 
-    def is_twin(self, slot: Slot) -> bool:
-        """Return whether the same upgrade was held until a moment ago, as over WebSocket before SPDY."""
+    def is_twin(self, request_id: str) -> bool:
+        """Return whether an upgrade waited for this request a moment ago: over WebSocket, before SPDY."""
         self._forget_old()
-        return slot.key in self._timed_out
+        return request_id in self._timed_out
 
     def _forget_old(self) -> None:
         since = trio.current_time() - TWIN_S

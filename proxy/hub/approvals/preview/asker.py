@@ -36,8 +36,7 @@ from proxy.hub.calls.direct import DirectPort
 from proxy.hub.calls.forwarding import ClusterOffline, OpenedStream
 from proxy.hub.calls.live import LiveCall
 from proxy.hub.calls.outcome import CloseReason, Outcome
-from proxy.hub.calls.relay_port import RelayPort
-from proxy.hub.calls.relay_side import RelaySide
+from proxy.hub.calls.relay_port import RelayPort, RelaySide
 from proxy.hub.calls.retry import ATTEMPTS_MAX, Attempt, Tried, Where, next_attempt
 from proxy.hub.relays.direct import INSTANCE
 from proxy.hub.relays.reachable import ReachableRelay

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
@@ -33,9 +33,12 @@ class SqliteEngine:
 
         `shared`: another process uses it, so it is not migrated.
         """
-        # Made here with mode 0600 from the first byte. SQLite gives its -wal and -shm files the same mode.
+        # Made here with mode 0600 from the first byte. SQLite gives its -wal and -shm files the same mode. An
+        # existing file is not even opened: closing it would release the locks that another engine of this
+        # process has on it, and the next process that leaves the database would delete its -wal.
         try:
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            with suppress(FileExistsError):
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         except OSError as error:
             raise StoreUnavailableError(f"cannot open {path}: {explained(path, error)}") from error
         engine = _engine(sa.URL.create("sqlite", database=str(path)))

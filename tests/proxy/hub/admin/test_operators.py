@@ -267,6 +267,7 @@ async def test_a_token_tells_its_role_and_its_end_and_the_trail_does(bench: Benc
         "created_at": "2027-01-15T08:00:00Z",
         "last_used_at": None,
         "warnings": [],
+        "person": "",
     }
     bench.clock.now += 77 * 86400
     [ci, _] = (await bench.ok("GET", "/v1/tokens"))["tokens"]

@@ -15,7 +15,7 @@ from proxy.exchange.server import ServerConnection
 from proxy.hub.authorize.admission import Call
 from proxy.hub.calls.live import Ending, LiveCall
 from proxy.hub.calls.outcome import CloseReason
-from proxy.hub.calls.relay_side import RelaySide
+from proxy.hub.calls.relay_port import RelaySide
 from proxy.hub.store.entities import Agent, AgentState
 from proxy.message.failure import Failure
 from tests.proxy.exchange.fake_ports import FakePort

@@ -191,6 +191,7 @@ async def test_a_request_that_needs_an_approval_is_explained(hub: Hub) -> None:
     applied = await hub.run("policy", "apply", "-", stdin=ASKS)
     assert "warning: asks/risky waits 50 s: many load balancers end a silent request" in applied.stderr
     assert "warning: asks/risky and asks/writes may ask about the same call" in applied.stderr
+    assert "2 (2 ask)" in (await hub.ok("policy", "list")).stdout
     question = ("policy", "explain", "sre-1", "prod", "delete", "pods", "web", "-n", "app")
     asked = await hub.run(*question)
     assert asked.exit_code == 3

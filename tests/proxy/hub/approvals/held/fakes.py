@@ -40,6 +40,8 @@ class FakeRequests:
     """Another hub takes the grant first."""
     using: trio.Event | None = None
     """Set: a use waits for it, as for a slow commit."""
+    uses: int = 0
+    """How many have waited for it."""
     events: dict[str, trio.Event] = attrs.Factory(dict)
     listeners: list[object] = attrs.Factory(list)
 
@@ -62,6 +64,7 @@ class FakeRequests:
     async def use(self, request_id: str) -> bool:
         await self._checkpoint()
         if self.using is not None:
+            self.uses += 1
             with trio.CancelScope(shield=True):
                 await self.using.wait()
         if self.lose_use or self.rows[request_id].state is not State.APPROVED:

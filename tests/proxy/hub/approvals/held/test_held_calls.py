@@ -135,7 +135,7 @@ async def test_a_client_that_leaves_during_the_commit_of_the_use_is_not_served(b
     async with asking(bench) as asked:
         await until_held(bench)
         bench.requests.approve()
-        while bench.held.parts.slots.count:
+        while not bench.requests.uses:
             await step()
         asked.client.close_nowait()
         committed.set()
@@ -179,7 +179,7 @@ async def test_a_lock_during_the_commit_of_the_use_gives_it_back(bench: HeldBenc
     async with asking(bench) as asked:
         await until_held(bench)
         bench.requests.approve()
-        while bench.held.parts.slots.count:
+        while not bench.requests.uses:
             await step()
         await bench.hub.directory.change(lambda store: store.lock_agent("ann"))
         committed.set()
@@ -337,10 +337,14 @@ async def test_an_exec_is_held_once_and_its_repeat_over_spdy_is_answered_at_once
         assert asked.causes["ApprovalRequest"] == "req-1"
     async with asking_exec(bench) as asked:
         await asked.refused("approval request req-1 is pending")
+    # Another request of the same exec is no twin.
+    bench.requests.change("req-1", State.EXPIRED)
+    async with asking_exec(bench):
+        await until_held(bench)
     mock_clock.jump(TWIN_S + 1)
     async with asking_exec(bench):
         await until_held(bench)
-    assert len(bench.requests.rows) == 1
+    assert bench.requests.states == [State.EXPIRED, State.PENDING]
 
 
 LONG = POLICY.replace("reason: look first", f"reason: {'x' * 200}")

@@ -2,10 +2,11 @@
 
     python -m tests.proxy.hub.approvals.requests.crashes FOLDER POINTS [URL]
 
-For each of POINTS points, evenly over the uses, it forks a process that makes three calls: use, intent,
-write, and the end of the use. The second one is refused by the API server at first, so its use is returned.
-A point is an event of Python's profiler, in any thread, so it may be between any two calls of a function.
-Then another process of the hub starts: the agent repeats each call, and does what its grant allows.
+For each of POINTS points it forks a process that makes three calls: use, intent, write, and the end of the
+use. The second call is refused by the API server at first, so its use is returned. Each step has as many
+points, though some are short. A point is an event of Python's profiler, in any thread, so it may be between
+any two calls of a function. Then another process of the hub starts: the agent repeats each call, and does
+what its grant allows.
 
 Each line of its output is what one crash has left, as JSON. It is a process of its own, since a process with
 threads, such as that of pytest, cannot fork.
@@ -46,8 +47,7 @@ from tests.fakes.hub_rows import add_hub
 from tests.proxy.hub.approvals.requests.bench import new_request, opened, populate
 
 CALLS = 3
-# What the process was about to do when it died.
-PHASES = "start", "use", "intent", "write", "end"
+STEPS = "use", "intent", "write", "end", "done"
 
 
 @attrs.frozen
@@ -76,11 +76,14 @@ class Place:
 
 @attrs.define(eq=False)
 class Killer:
-    """Kills the process at a point while it counts them."""
+    """Kills the process at a point of a step."""
 
+    step: int
+    """The number of the step, from 1; 0 kills in none."""
     point: int
     shared: mmap.mmap
-    counting: bool = False
+    """What the process does, and how many points each step had."""
+    _begun: int = 0
     _points: Iterator[int] = attrs.Factory(count)
 
     def install(self) -> None:
@@ -88,28 +91,33 @@ class Killer:
         threading.setprofile(self._on_event)
         sys.setprofile(self._on_event)
 
-    def phase(self, name: str) -> None:
-        """Note what the process is about to do."""
-        self.shared[0] = PHASES.index(name)
-
-    def finish(self) -> None:
-        """Count no more, and note how many points there were."""
-        self.counting = False
-        self.shared[8:16] = next(self._points).to_bytes(8, "big")
+    def begin(self, what: str) -> None:
+        """Note that the process is about to do this."""
+        at = 8 * (1 + self._begun)
+        self.shared[at : at + 8] = next(self._points).to_bytes(8, "big")
+        if self._begun == self.step > 0:
+            # This time, the step had fewer points.
+            self._kill()
+        self.shared[0] = STEPS.index(what)
+        self._begun += 1
+        self._points = count()
 
     def _on_event(self, frame: object, event: str, argument: object) -> None:
-        if self.counting and next(self._points) == self.point:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if next(self._points) == self.point and self._begun == self.step > 0:
+            self._kill()
+
+    def _kill(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 async def call(
     requests: Requests, recorder: Recorder, place: Place, request: Request, killer: Killer, *, refused: bool
 ) -> None:
     """Do what a hub does for a call with an approved request; `refused`: the API server took nothing."""
-    killer.phase("use")
+    killer.begin("use")
     if not await requests.use(request.id):
         return
-    killer.phase("intent")
+    killer.begin("intent")
     intent = new_event(
         Kind.CALL,
         Actor(ActorType.AGENT, "robot0"),
@@ -118,10 +126,10 @@ async def call(
         approval=Approval(request.id),
     )
     await recorder.intent(intent)
-    killer.phase("write")
+    killer.begin("write")
     if not refused:
         place.write(request.id, intent.eid)
-    killer.phase("end")
+    killer.begin("end")
     recorder.complete(intent.completed(utc(time.time()), resp=Response(200)))
     if refused:
         await requests.give_back(request.id)
@@ -142,26 +150,26 @@ async def serve(place: Place, ids: list[str], killer: Killer) -> None:
         )
         async with open_recorder(store, boot="boot-a") as recorder, opening as requests:
             found = [await requests.get(request_id) for request_id in ids]
-            killer.counting = True
             for number, request in enumerate(found):
                 if number == 1:
                     await call(requests, recorder, place, request, killer, refused=True)
                 await call(requests, recorder, place, request, killer, refused=False)
-            killer.finish()
+            killer.begin("done")
 
 
-def crash(place: Place, ids: list[str], point: int) -> tuple[bool, str, int]:
-    """Fork the hub; returns whether it was killed, in which phase, and how many points there were."""
-    shared = mmap.mmap(-1, 16)
+def crash(place: Place, ids: list[str], step: int, point: int) -> tuple[str, list[int]]:
+    """Fork the hub; returns in which step it was killed, or `done`, and how many points the steps had."""
+    shared = mmap.mmap(-1, 4096)
     if (child := os.fork()) == 0:
-        killer = Killer(point, shared)
+        killer = Killer(step, point, shared)
         killer.install()
         trio.run(serve, place, ids, killer)
         os._exit(0)
     _, status = os.waitpid(child, 0)
     if not os.WIFSIGNALED(status) and os.WEXITSTATUS(status):
         raise SystemExit("the hub has failed")
-    return os.WIFSIGNALED(status), PHASES[shared[0]], int.from_bytes(shared[8:16], "big")
+    points = [int.from_bytes(shared[at : at + 8], "big") for at in range(16, len(shared), 8)]
+    return STEPS[shared[0]], [number for number in points if number]
 
 
 def intents(place: Place) -> set[str]:
@@ -208,6 +216,15 @@ def grants(place: Location, snapshot: Snapshot) -> list[str]:
     return ids
 
 
+def spread(points: list[int], number: int) -> list[tuple[int, int]]:
+    """Choose some of the points of each step."""
+    found = []
+    for which in range(number):
+        step, rest = divmod(which * len(points), number)
+        found.append((step + 1, points[step] * rest // number))
+    return found
+
+
 def main(folder: Path, points: int, url: str | None) -> None:
     first = folder / "first"
     first.mkdir()
@@ -217,7 +234,7 @@ def main(folder: Path, points: int, url: str | None) -> None:
     if isinstance(location, PostgresAddress):
         add_hub(location, "boot-a")
     ids = grants(location, snapshot)
-    total = 0
+    chosen = [(0, 0)]
     for number in range(points + 1):
         here = folder / str(number)
         shutil.copytree(first, here)
@@ -227,12 +244,12 @@ def main(folder: Path, points: int, url: str | None) -> None:
             place = Place(here, location, snapshot)
         else:
             place = Place(here, here / "hub.db", snapshot)
-        # The first run counts the points.
-        point = -1 if number == 0 else total * (number - 1) // points
-        killed, phase, counted = crash(place, ids, point)
-        total = total or counted
-        if number:
-            print(json.dumps({"point": point, "killed": killed, "phase": phase, **look(place, ids)}))
+        died, counted = crash(place, ids, *chosen[number])
+        if number == 0:
+            # It was not killed, and has counted.
+            chosen += spread(counted, points)
+        else:
+            print(json.dumps({"died": died, **look(place, ids)}))
         shutil.rmtree(here)
 
 

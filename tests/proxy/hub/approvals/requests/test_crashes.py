@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.proxy.hub.approvals.requests.crashes import PHASES
-
-POINTS = 200
+# Each of the processes takes 0.2 s of CPU, which lasts longer on a busy machine.
+FEW = pytest.param(20, marks=pytest.mark.timeout(300))
 
 
 @pytest.mark.parametrize("engine", ["sqlite", "postgres"])
-@pytest.mark.parametrize("points", [20, pytest.param(POINTS, marks=pytest.mark.long)])
+@pytest.mark.parametrize("points", [FEW, pytest.param(200, marks=pytest.mark.long)])
 def test_a_hub_that_is_killed_writes_nothing_without_grant_and_intent_and_nothing_twice(
     request: pytest.FixtureRequest, tmp_path: Path, engine: str, points: int
 ) -> None:
@@ -24,13 +23,9 @@ def test_a_hub_that_is_killed_writes_nothing_without_grant_and_intent_and_nothin
     )
     crashes = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(crashes) == points
-    # The number of points differs a little from run to run.
-    assert sum(crash["killed"] for crash in crashes) >= points - 5
     for crash in crashes:
         assert not any(crash[fault] for fault in ("without_grant", "without_intent", "twice", "open")), crash
-    assert {crash["phase"] for crash in crashes} >= {"use", "intent", "end"}
-    if points == POINTS:
-        assert {crash["phase"] for crash in crashes} == {*PHASES}
+    assert {crash["died"] for crash in crashes} == {"use", "intent", "write", "end"}
     # Of the calls whose use was not begun, or was returned, the repeat finds the grant.
     assert {crash["written"] for crash in crashes} == {0, 1, 2, 3}
     assert {crash["repeated"] for crash in crashes} == {0, 1, 2, 3}

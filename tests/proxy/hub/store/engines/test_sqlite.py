@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import sqlite3
 import stat
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -28,10 +31,24 @@ def test_a_file_that_is_no_database_is_told_so(tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailableError, match=told):
         opened(tmp_path / "hub.db")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(StoreUnavailableError, match="Is a directory: it, its -wal and its -shm have to be"):
+    with pytest.raises(StoreUnavailableError, match="unable to open database file: it, its -wal and"):
         opened(tmp_path / "folder")
     with pytest.raises(StoreUnavailableError, match="No such file"):
         opened(tmp_path / "none" / "hub.db")
+
+
+def test_a_second_engine_of_the_process_keeps_the_locks_of_the_first(tmp_path: Path) -> None:
+    """Without them, the next process that leaves the database deletes the -wal, and with it later changes."""
+    file = tmp_path / "hub.db"
+    leave = (
+        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT * FROM teams'); c.close()"
+    )
+    with closing(opened(file)) as store, closing(opened(file)):
+        subprocess.run([sys.executable, "-c", leave, file], check=True)
+        assert (tmp_path / "hub.db-wal").exists()
+        store.add_team("sre")
+        with closing(sqlite3.connect(file)) as other:
+            assert other.execute("SELECT name FROM teams").fetchall() == [("sre",)]
 
 
 def test_a_reader_waits_for_no_writer(tmp_path: Path) -> None:
