@@ -40,7 +40,9 @@ def config(
     write: bool,
     as_json: bool,
 ) -> None:
-    """Print the entry by which an AI client starts an MCP server, for all clusters or the named ones.
+    """Print the entry by which an AI client starts an MCP server.
+
+    The server gets the named clusters, or all that this agent may reach.
 
     \b
     claude-code     .mcp.json in this folder
