@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 
 import pytest
 
+from tests.clients.mcp.client import running
 from tests.fakes.apiserver import Exchange
 from tests.system.chain import Chain
 from tests.system.connecting import connected
 from tests.system.waiting import wait_until
-from tests.system.world import AGENT, POD, WAYS, World, run
+from tests.system.world import AGENT, NAMESPACE, POD, WAYS, World, run
 
 pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(120)]
 
 REASON = "der Pod hängt: \N{HEBREW LETTER ALEF}"
 HEADER = f"Hawse-Reason: {REASON}"
+SMALL_SERVER = Path(__file__).parents[1] / "clients" / "mcp" / "small_server.py"
 
 
 def claimed(world: World, mark: str) -> list[object]:
@@ -53,8 +57,8 @@ def test_a_text_that_is_no_reason_is_refused(chain: Chain) -> None:
 
 
 def test_operators_see_the_reason_of_a_command(world: World) -> None:
-    with connected(world.agent, "tunnel", "--reason", REASON) as running:
-        assert running.kubectl("get", "pod", POD, "-o", "name").code == 0
+    with connected(world.agent, "tunnel", "--reason", REASON) as connect:
+        assert connect.kubectl("get", "pod", POD, "-o", "name").code == 0
     wait_until(lambda: REASON in claimed(world, POD))
     eid = next(
         str(row["eid"])
@@ -78,3 +82,22 @@ def test_a_reason_that_the_hub_would_refuse_is_refused_at_the_start(
     done = run(["hawse", "connect", *arguments, "--", "true"], {**world.agent, "HAWSE_REASON": variable})
     assert done.code == 1
     assert said in done.err.decode()
+
+
+def test_a_server_on_standard_input_and_output_runs_behind_it(world: World, tmp_path: Path) -> None:
+    """The smaller form of `make test-mcp`."""
+    argv = ["hawse", "connect", "tunnel", "--", sys.executable, str(SMALL_SERVER)]
+    environment = {**world.agent, "HAWSE_REASON": REASON}
+    with running(argv, environment, tmp_path / "log") as client:
+        assert client.tools() == ["kubectl"]
+        listed = client.call("kubectl", argv=["get", "pods", f"--namespace={NAMESPACE}", "-o", "name"])
+        assert (listed.text, listed.failed) == (f"pod/{POD}\n", False)
+        world.admin("agent", "lock", AGENT)
+        try:
+            refused = client.call("kubectl", argv=["get", "pods", f"--namespace={NAMESPACE}"])
+        finally:
+            world.admin("agent", "unlock", AGENT)
+        assert refused.failed
+        assert f"agent:{AGENT} is locked" in refused.text
+        again = client.call("kubectl", argv=["get", "pods", f"--namespace={NAMESPACE}", "-o", "name"])
+        assert (again.text, again.failed) == (f"pod/{POD}\n", False)

