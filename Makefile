@@ -28,6 +28,8 @@ PEERS_PYTHON ?= $(firstword $(shell for name in python3.14 python3.13; do comman
 PEERS := .venv-peers
 # kubectl and Helm of several versions, for `make test-clients`.
 CLIENTS := .venv-clients
+# Two MCP servers of npm's registry, for `make test-mcp`: 400 MB.
+MCP := .venv-mcp
 # The first is for yamux, the rest for remotedialer, if GO_SOURCES has a checkout of it.
 GO_LIBRARIES := $(addsuffix -dev,$(addprefix golang-github-,hashicorp-yamux gorilla-websocket sirupsen-logrus \
 	pkg-errors prometheus-client-golang))
@@ -40,7 +42,7 @@ FAULTS = tests/faults $(addprefix --ignore=,$(FAULTS_POSTGRES) $(FAULTS_HUBS))
 FAST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not long"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test image image-lock test-image screenshots test-tls test-long test-clients faults faults-postgres faults-hubs e2e lint lint-types lint-async lint-rest format lock clean setup bench bench-calls bench-gate bench-readme bench-scaling bench-peers bench-go fuzz
+.PHONY: help demo test image image-lock test-image screenshots test-tls test-long test-clients test-mcp faults faults-postgres faults-hubs e2e lint lint-types lint-async lint-rest format lock clean setup bench bench-calls bench-gate bench-readme bench-scaling bench-peers bench-go fuzz
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -158,6 +160,15 @@ $(CLIENTS)/.installed: $(addprefix tests/clients/,requirements.lock unpack.py no
 
 test-clients: $(STAMP) $(CLIENTS)/.installed ## approvals with kubectl 1.32 and 1.37, Helm 3 and 4, client-node (needs Linux on x86-64)
 	HAWSE_TEST_CLIENTS=$(CURDIR)/$(CLIENTS) $(BIN)/python -m pytest tests/clients
+
+$(MCP)/.installed: $(addprefix tests/clients/mcp/,package.json package-lock.json) | $(STAMP)
+	@command -v npm >/dev/null || apt-get install -y --no-install-recommends nodejs npm
+	@rm -rf $(MCP) && mkdir $(MCP) && cp $^ $(MCP)
+	npm ci --prefix $(MCP) --ignore-scripts --no-audit --no-fund
+	@touch $@
+
+test-mcp: $(STAMP) $(MCP)/.installed ## two MCP servers for Kubernetes, unmodified (needs Linux on x86-64)
+	HAWSE_TEST_MCP=$(CURDIR)/$(MCP) $(BIN)/python -m pytest tests/clients/mcp
 
 bench: $(STAMP) ## what Hawse costs beside its yardsticks: make bench ARGS="small bulk --peers"
 	@exec $(BIN)/python -m benchmarks $(or $(ARGS),--help)

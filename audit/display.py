@@ -141,4 +141,6 @@ def _what(event: Event, request: str | None = None, *, why: bool = True) -> str:
         parts.append(f"({ending})")
     if why and (reason := why_of(event)):
         parts.append(f"- {reason}")
+    if event.client is not None and event.client.claimed_reason:
+        parts.append(f"(claimed: {event.client.claimed_reason})")
     return " ".join(parts)

@@ -57,7 +57,7 @@ class Masks:
         self._configured = tuple(compile_pattern(pattern) for pattern in patterns)
         self._all: tuple[Pattern, ...] = (_SECRET_PATTERN, *self._configured)
         self._memoized_request = lru_cache(_MEMO_MAX)(self._request)
-        self._memoized_client = lru_cache(_MEMO_MAX)(_client)
+        self._memoized_client = lru_cache(_MEMO_MAX)(self._client)
 
     def apply(self, event: Event) -> Event:
         """Return the event in storable form; the same object if nothing is masked."""
@@ -72,9 +72,9 @@ class Masks:
         if stream is not None:
             stream = self._stream(stream)
         if resp is not None and resp.reason:
-            resp = replace(resp, reason=_without_secrets(resp.reason))
+            resp = replace(resp, reason=without_secrets(resp.reason))
         if note:
-            note = _without_secrets(note)
+            note = without_secrets(note)
         if (
             req == event.req
             and client == event.client
@@ -93,25 +93,31 @@ class Masks:
         masked = replace(req, raw_target=self.target(req.raw_target))
         if not suspicious:
             return masked
-        return replace(masked, **{name: _without_secrets(value) for name, value in names.items()})
+        return replace(masked, **{name: without_secrets(value) for name, value in names.items()})
+
+    def _client(self, client: Client) -> Client:
+        masked = replace(client, user_agent=without_secrets(client.user_agent))
+        if not client.claimed_reason:
+            return masked
+        return replace(masked, claimed_reason=self.values([client.claimed_reason])[0])
 
     def _stream(self, stream: Stream) -> Stream:
         return replace(
             stream,
-            proto=_without_secrets(stream.proto),
+            proto=without_secrets(stream.proto),
             command=tuple(self.values(stream.command)),
             # From the query, like the arguments.
             container=self.values([stream.container])[0],
-            close_reason=_without_secrets(stream.close_reason),
+            close_reason=without_secrets(stream.close_reason),
         )
 
     def target(self, raw_target: str) -> str:
         """Mask a request target: secrets anywhere, the patterns in the values of its query."""
         path, mark, query = raw_target.partition("?")
         if "%" in path and _SECRET_PATTERN.search(decoded := unquote(path)) is not None:
-            path = _quote(_without_secrets(decoded), also="&+")
+            path = _quote(without_secrets(decoded), also="&+")
         else:
-            path = _without_secrets(path)
+            path = without_secrets(path)
         if not mark:
             return path
         return f"{path}?{self._query(query)}"
@@ -177,11 +183,8 @@ def _merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     return merged
 
 
-def _client(client: Client) -> Client:
-    return replace(client, user_agent=_without_secrets(client.user_agent))
-
-
-def _without_secrets(value: str) -> str:
+def without_secrets(value: str) -> str:
+    """Return a text with what has the form of a credential masked."""
     return _SECRET_PATTERN.sub(MASK, value) if _may_hold_a_secret(value) else value
 
 

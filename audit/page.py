@@ -103,6 +103,8 @@ def _places(event: Event) -> Iterator[tuple[str, str]]:
         # A mode says how the hub reaches the cluster; `admin` and `local` say how the operator reached the
         # hub.
         yield "from", ", ".join(filter(None, (client.ip, client.user_agent))) or client.mode
+    if client is not None and client.claimed_reason:
+        yield "claimed", client.claimed_reason
     if event.cluster_name:
         relay = event.relay
         mode = client.mode if client is not None else ""

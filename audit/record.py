@@ -197,9 +197,13 @@ class Client(Record, frozen=True):
     ip: str = ""
     user_agent: str = ""
     mode: str = ""
+    claimed_reason: str = ""
+    """The reason that the agent states for its call. Nothing verifies it."""
 
     def __post_init__(self) -> None:
         _bound(self, "user_agent")
+        if self.claimed_reason:
+            _bound(self, "claimed_reason")
 
 
 class Cluster(Record, frozen=True):
@@ -398,7 +402,7 @@ class Event(Record, frozen=True, kw_only=True, tag_field="v", tag=VERSION):
         if self.req is not None:
             weight += len(self.req.raw_target) + len(self.req.name)
         if self.client is not None:
-            weight += len(self.client.user_agent)
+            weight += len(self.client.user_agent) + len(self.client.claimed_reason)
         if self.stream is not None:
             weight += sum(map(len, self.stream.command))
         return weight

@@ -50,6 +50,7 @@ COMMANDS = {
         "connect",
         "Serve clusters on 127.0.0.1, for SDKs that never refresh.",
     ),
+    "mcp": ("proxy.cli.mcp", "mcp", "Configure AI clients to start an MCP server for Kubernetes."),
     "logout": ("proxy.cli.agent.logout", "logout", "Remove a login: its key, tokens and kubeconfig entries."),
     "credential": (
         "proxy.cli.agent.credential",

@@ -31,6 +31,7 @@ from proxy.message.head import (
     request_bytes,
 )
 from proxy.message.hops import HOP_BY_HOP, RESERVED_PREFIX, RESPONSE_NEVER
+from proxy.message.reason import REASON_HEADER
 
 # Marks the relay's own failures in direct mode, to tell them from the API server's answers.
 FAILURE_HEADER = b"hawse-relay-failure"
@@ -181,11 +182,11 @@ def direct_request_head(
     return RequestHead(inner.method, inner.target, inner.fields, (own, *inner.own))
 
 
-def loopback_request_head(head: RequestHead, host: bytes, token: str) -> RequestHead:
+def loopback_request_head(head: RequestHead, host: bytes, token: str, reason: str = "") -> RequestHead:
     """Return the head that a loopback proxy forwards to the hub, with the agent's token.
 
     All end-to-end headers are forwarded, and the hub checks them. The client's credential for the proxy
-    itself and the headers of their connection are not.
+    itself and the headers of their connection are not. `reason` is stated for a request that states none.
     """
     fields = head.fields
     listed = fields.connection
@@ -195,6 +196,8 @@ def loopback_request_head(head: RequestHead, host: bytes, token: str) -> Request
         if name not in _LOOPBACK_NEVER and name not in HOP_BY_HOP and name not in listed
     ]
     framing = _framing(fields) if head.upgrade is None else _upgrade_framing(head)
+    if reason and REASON_HEADER not in fields.by_name:
+        framing.append((REASON_HEADER, reason.encode()))
     own = lines_of(((b"host", host),)) + line(b"authorization", "Bearer " + token)
     return RequestHead.of(head.method, head.target, (*headers, *framing), (own,))
 

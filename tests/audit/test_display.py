@@ -100,7 +100,7 @@ def test_a_terminal_of_80_columns_has_no_longer_line() -> None:
 def test_hostile_text_is_escaped_in_every_field() -> None:
     event = replace(
         call(agent=HOSTILE, cluster=HOSTILE),
-        client=Client("::1", HOSTILE),
+        client=Client("::1", HOSTILE, claimed_reason=HOSTILE),
         req=Request(HOSTILE, HOSTILE, name=HOSTILE),
         stream=Stream(command=(HOSTILE,), close_reason=HOSTILE),
         note=HOSTILE,

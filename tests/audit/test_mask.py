@@ -31,13 +31,20 @@ def exec_target(*argv: str) -> str:
 def test_a_token_is_in_no_field(secret: str) -> None:
     event = replace(
         call(),
-        client=Client("::1", f"curl Bearer {secret}"),
+        client=Client("::1", f"curl Bearer {secret}", claimed_reason=f"to use {secret}"),
         req=Request(secret, f"/api/{secret}?x={secret}&y=%22{secret}%22", *[secret] * 6, name=secret),
         resp=Response(400, f"bad method {secret}"),
         stream=Stream(secret, ("curl", "-H", f"Authorization: Bearer {secret}"), secret, close_reason=secret),
         note=f"client_secret={secret}",
     )
     assert secret.encode() not in encode(Masks().apply(event))
+
+
+def test_a_stated_reason_is_masked_by_the_configured_patterns() -> None:
+    event = replace(call(), client=Client("::1", "curl", claimed_reason="with password=hunter2 of CI"))
+    client = Masks([r"password=\S+"]).apply(event).client
+    assert client is not None
+    assert client.claimed_reason == "with *** of CI"
 
 
 def test_a_token_that_is_percent_encoded_is_found() -> None:

@@ -97,7 +97,7 @@ def test_a_cut_target_says_how_long_it_was() -> None:
 def test_hostile_text_is_escaped() -> None:
     event = replace(
         call(agent=HOSTILE, cluster=HOSTILE),
-        client=Client("::1", HOSTILE),
+        client=Client("::1", HOSTILE, claimed_reason=HOSTILE),
         req=Request("GET", HOSTILE, "get", "", "v1", "pods", "exec", HOSTILE, HOSTILE),
         stream=Stream("websocket", (HOSTILE,), HOSTILE, close_reason=HOSTILE),
         note=HOSTILE,
@@ -105,6 +105,12 @@ def test_hostile_text_is_escaped() -> None:
     for line in page(event):
         assert line.isascii()
         assert line.isprintable()
+
+
+def test_a_stated_reason_is_shown_as_a_claim() -> None:
+    assert not [line for line in page(call()) if line.startswith("claimed")]
+    stated = replace(call(), client=Client("::1", "kubectl", claimed_reason="the pod hangs"))
+    assert "claimed   the pod hangs" in page(stated)
 
 
 def test_an_event_of_a_newer_hawse_is_shown_raw() -> None:

@@ -93,6 +93,7 @@ SCALE = View(
     summary="scales Deployment checkout to 0, at least 6 pods",
     flags=("scales to 0",),
     changes=(Change("spec.replicas", "6", "0"),),
+    claimed_reason="the checkout loops, and its queue is full",
 )
 DELETE = View(
     summary="deletes Deployment web, at least 6 pods",
@@ -176,6 +177,7 @@ def hostile(texts: Sequence[str]) -> list[MadeUp]:
         quoted = json.dumps(text)
         view = View(
             summary=text,
+            claimed_reason=text,
             flags=(text,),
             changes=(Change(text, quoted, None), Change(f"a.{text}", text, json.dumps({text: [text] * 20}))),
             left_out=(text,),

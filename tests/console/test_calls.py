@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import urlencode
 
+import attrs
 from starlette.types import ASGIApp
 
 from proxy.console.app import console_app
@@ -108,3 +109,12 @@ async def test_a_page_that_the_role_may_not_see_names_the_roles_that_may(tmp_pat
         refused = await call(app, "GET", "/calls")
         assert refused.status == 403
         assert b"<strong>operator</strong> or <strong>admin</strong>" in refused.body
+
+
+async def test_a_stated_reason_is_shown_as_a_claim(tmp_path: Path) -> None:
+    async with open_world(tmp_path) as bench:
+        app = console_app(bench.app, FakeSignIn(), "hub.example", bench.clock)
+        assert "claims:" not in text_of((await call(app, "GET", "/calls")).body)
+        live = bench.sessions.live
+        live[0] = attrs.evolve(live[0], claimed_reason="the <b>pod</b> hangs")
+        assert "claims: the <b>pod</b> hangs" in text_of((await call(app, "GET", "/calls")).body)

@@ -302,3 +302,12 @@ async def test_the_overview_leads_to_those_that_wait(tmp_path: Path) -> None:
         body = (await call(app, "GET", "/")).body
         assert re.search(r'<a class="plainlink" href="/requests">Requests</a>', body.decode())
         assert "requests wait for approval" in text_of(body)
+
+
+async def test_a_stated_reason_is_shown_as_a_claim(tmp_path: Path) -> None:
+    async with world(tmp_path) as (bench, app):
+        stated = the(bench, State.PENDING, "shop/checkout")
+        shown = text_of(await page(app, f"/requests/{stated.id}"))
+        assert "claimed reason the checkout loops, and its queue is full" in " ".join(shown.split())
+        other = the(bench, State.PENDING, "shop/web")
+        assert "claimed reason" not in text_of(await page(app, f"/requests/{other.id}"))

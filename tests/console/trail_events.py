@@ -162,7 +162,7 @@ def _call(random: Random, number: int, at: float, *, hostile: bool) -> list[Even
             ActorType.AGENT, agent, agent_id, "ada@example.com", ("platform", "sre"), "access-token",
             f"jti-{number:06d}",
         ),
-        client=Client(f"198.51.100.{20 + number % 100}", text or KUBECTL, "tunnel"),
+        client=Client(f"198.51.100.{20 + number % 100}", text or KUBECTL, "tunnel", text),
         cluster=Cluster(f"c-{number % 5}", cluster),
         req=Request(
             asked.method, asked.target, asked.verb, asked.group, "v1", asked.resource, asked.subresource,

@@ -205,6 +205,7 @@ def _calls(directory: Directory, now: float, count: int, *, hostile: bool) -> li
                 status=status,
                 bytes_in=received,
                 bytes_out=sent,
+                claimed_reason=text,
             )
         )
     return sorted(made, key=lambda call: call.started_at)

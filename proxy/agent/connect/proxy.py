@@ -150,6 +150,8 @@ class LoopbackProxy:
     guard: Guard
     hub: HubSide
     tokens: Tokens
+    reason: str = ""
+    """The reason to state for requests that state none."""
     deadlines: Deadlines = attrs.Factory(Deadlines)
     readiness: Readiness = attrs.Factory(Readiness)
     passes: NextPass = attrs.Factory(NextPass)
@@ -297,7 +299,8 @@ class HubExchange:
         return upstream, attempt
 
     def _head_on(self, _: ClientConnection) -> RequestHead:
-        return loopback_request_head(self._request, self._proxy.hub.authority, self._token)
+        proxy = self._proxy
+        return loopback_request_head(self._request, proxy.hub.authority, self._token, proxy.reason)
 
     def _pass_head(self, head: ResponseHead) -> ResponseHead:
         """Return the client's head of an answer; raises OutboundBroken for a token to replace."""

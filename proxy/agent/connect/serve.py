@@ -46,6 +46,8 @@ class ConnectConfig:
     namespace: str | None = None
     command: Sequence[str] = ()
     """The command to run with the kubeconfig. Empty: run until a signal."""
+    reason: str = ""
+    """The reason to state to the hub for requests that state none."""
 
 
 async def run_connect(config: ConnectConfig) -> int:
@@ -67,7 +69,7 @@ async def run_connect(config: ConnectConfig) -> int:
     listeners = await open_listeners(Address(ADDRESS, config.port), "--port")
     port = listeners[0].socket.getsockname()[1]
     guard = Guard(port, {cluster: secrets.token_urlsafe(TOKEN_BYTES) for cluster in config.clusters})
-    proxy = LoopbackProxy(context, guard, hub, tokens)
+    proxy = LoopbackProxy(context, guard, hub, tokens, config.reason)
     document = kubeconfig(guard, certificate_pem, config)
     with stop_signals() as signals:
         # The connections end before the tasks that their sockets are watched by.

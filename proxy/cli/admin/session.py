@@ -57,6 +57,9 @@ def list_sessions(reach: Reach, /, agent: str | None, cluster: str | None, as_js
     if any(row.get("hub") for row in rows):
         columns.append(("HUB", field("hub")))
         spare.insert(0, "HUB")
+    if any(row.get("claimed_reason") for row in rows):
+        columns.append(("CLAIMED", field("claimed_reason")))
+        spare.insert(0, "CLAIMED")
     print_table(
         rows,
         columns,

@@ -9,6 +9,9 @@ import click
 
 from proxy.cli.errors import CommandError
 from proxy.cli.logs import TEXT, LoggedCommand, configure_logging, log_format_option
+from proxy.message.reason import REASON_CHARACTERS_MAX, ReasonError, check_reason
+
+REASON_VARIABLE = "HAWSE_REASON"
 
 
 @click.command(cls=LoggedCommand, context_settings={"ignore_unknown_options": False})
@@ -27,6 +30,12 @@ from proxy.cli.logs import TEXT, LoggedCommand, configure_logging, log_format_op
     help="The port on 127.0.0.1. Default: any free port.",
 )
 @click.option("--namespace", metavar="NAME", help="The default namespace in the kubeconfig.")
+@click.option(
+    "--reason",
+    metavar="TEXT",
+    help="The reason that this agent states for its calls. Operators and approvers read it as a claim. "
+    f"At most {REASON_CHARACTERS_MAX} characters. Default: the variable {REASON_VARIABLE}.",
+)
 @log_format_option()
 @click.option("-v", "--verbose", is_flag=True, help="Log debug messages too.")
 @click.pass_context
@@ -38,6 +47,7 @@ def connect(
     output: str | None,
     port: int | None,
     namespace: str | None,
+    reason: str | None,
     log_format: str | None,
     verbose: bool,
 ) -> None:
@@ -64,13 +74,16 @@ def connect(
     from proxy.cli.service import run_ungrouped
 
     configure_logging(verbose=verbose, log_format=log_format or TEXT)
+    stated_reason = _reason(reason)
     names, command = _split(clusters, sys.argv)
     try:
         if namespace is not None:
             slug("namespace", namespace)
         account = find_account(os.environ, None if hub is None else hub_origin(hub))
         chosen = chosen_clusters(fetch_reach(account), names)
-        config = ConnectConfig(os.environ, account, chosen, port or 0, output, namespace, command)
+        config = ConnectConfig(
+            os.environ, account, chosen, port or 0, output, namespace, command, stated_reason
+        )
     except (AgentError, IdentityError) as error:
         # A command without `--`, as sudo or env would take it: `connect kubectl get pods`.
         forgotten = not command and names and which(names[0]) is not None
@@ -82,6 +95,15 @@ def connect(
     except known as error:
         raise CommandError(str(error)) from error
     ctx.exit(status)
+
+
+def _reason(option: str | None) -> str:
+    """Return the reason of the option, or of the environment; raises CommandError."""
+    text = os.environ.get(REASON_VARIABLE, "") if option is None else option
+    try:
+        return check_reason(text)
+    except ReasonError as error:
+        raise CommandError(f"{REASON_VARIABLE if option is None else '--reason'} {error}") from error
 
 
 def _split(words: tuple[str, ...], argv: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -39,6 +39,7 @@ class Row:
     started_at: str
     bytes_in: int
     bytes_out: int
+    claimed_reason: str
 
     @property
     def tone(self) -> str:
@@ -69,6 +70,7 @@ def row_of(session: Mapping[str, Any]) -> Row:
         started_at=session["started_at"],
         bytes_in=session["bytes_in"],
         bytes_out=session["bytes_out"],
+        claimed_reason=session["claimed_reason"],
     )
 
 

@@ -334,6 +334,8 @@ def _path(event: Event) -> Iterable[Field]:
             yield Field("address", client.ip)
         if client.user_agent:
             yield Field("client", client.user_agent)
+        if client.claimed_reason:
+            yield Field("claimed reason", client.claimed_reason)
     if event.cluster_name:
         yield Field("cluster", event.cluster_name, at("/clusters/{}", event.cluster_name))
     if relay is not None and (relay.instance or relay.version):

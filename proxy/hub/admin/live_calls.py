@@ -12,6 +12,7 @@ import attrs
 import msgspec
 import trio
 
+from audit.mask import without_secrets
 from audit.record import proto_of
 from proxy.hub.calls.live import Ending, LiveCall, LiveCalls
 from proxy.hub.calls.outcome import CloseReason
@@ -127,6 +128,7 @@ class LiveSessions:
             bytes_in=live.counted.bytes_in,
             bytes_out=live.counted.bytes_out,
             hub=self.hub,
+            claimed_reason=without_secrets(call.caller.claimed_reason),
         )
 
 

@@ -43,3 +43,5 @@ class View:
     """The masked body, where there is no difference to show."""
     too_large: bool = False
     """The difference exceeds VIEW_BYTES_MAX, so it cannot be approved."""
+    claimed_reason: str = ""
+    """The reason that the agent states for the call that asked first. Nothing verifies it."""

@@ -23,6 +23,7 @@ from proxy.hub.authorize.decisions import Verdict, denial, judge
 from proxy.hub.store.directory import Directory
 from proxy.hub.store.entities import Agent, Cluster, Mode, Snapshot
 from proxy.message.head import RequestHead
+from proxy.message.reason import REASON_HEADER, ReasonError, read_reason
 from proxy.message.rewrite import has_access_token, identity_headers, is_tail
 
 PREFIX = b"/clusters/"
@@ -102,6 +103,8 @@ class Caller:
     cluster: Cluster | None
     refusal: Refusal | None
     """Why all its requests are refused; when None, there are an agent and a cluster."""
+    claimed_reason: str = ""
+    """The reason that the headers state; empty without one, and for one that is refused."""
     audit_view: AuditView | None = None
     """The sender as audit events have it; None before the first event."""
     granted: dict[ParsedRequest, Grant] = attrs.field(factory=dict, init=False)
@@ -223,7 +226,14 @@ class Admission:
             refusal = Refusal(403, "no-impersonation", message, Kind.HEADER_SMUGGLING)
         elif isinstance(decided, Denied):
             refusal = Refusal(403, decided.rule, decided.message)
-        caller = Caller(parsed.cluster, snapshot, claims, agent, cluster, refusal)
+        reason = ""
+        if REASON_HEADER in head.fields.by_name:
+            try:
+                reason = read_reason(head.header_values(REASON_HEADER))
+            except ReasonError as error:
+                message = f"the header Hawse-Reason {error}"
+                refusal = refusal or Refusal(400, "stated-reason", message, Kind.MALFORMED)
+        caller = Caller(parsed.cluster, snapshot, claims, agent, cluster, refusal, reason)
         head.fields.note = caller
         return caller
 

@@ -150,6 +150,7 @@ class Trail:
         undecided: bool = False,
         approval: Approval | None = None,
         serves: str = "",
+        claimed_reason: str = "",
     ) -> Event:
         """The event of a known agent's call: its intent, or the whole of a read or a denial.
 
@@ -164,7 +165,7 @@ class Trail:
             at=began_at,
             eid=eid,
             phase=phase,
-            client=_client(head, client_ip, party.mode),
+            client=_client(head, client_ip, party.mode, claimed_reason),
             cluster=party.cluster,
             req=parsed.audit_view or _audit_view(head, parsed, undecided=undecided),
             impersonated=party.impersonated if decision.effect == "allow" else None,
@@ -191,7 +192,7 @@ class Trail:
         view = caller.audit_view
         if view is None:
             party = self._party(caller.claims, call.agent, call.cluster)
-            client = _client(call.head, call.client_ip, party.mode)
+            client = _client(call.head, call.client_ip, party.mode, caller.claimed_reason)
             caller.audit_view = view = AuditView(party.actor, party.cluster, client)
         # Not by new_event: most events are of small reads, and a call costs as much as the rest.
         return Event(
@@ -257,7 +258,9 @@ class Trail:
         )
 
 
-def _client(head: RequestHead, client_ip: str, mode: str) -> Client:
+def _client(head: RequestHead, client_ip: str, mode: str, claimed_reason: str = "") -> Client:
+    if claimed_reason:
+        return replace(_client(head, client_ip, mode), claimed_reason=claimed_reason)
     user_agent = head.header(b"user-agent") or b""
     if len(user_agent) <= _USER_AGENT_BYTES_MAX:
         return _remembered_client(client_ip, user_agent, mode)

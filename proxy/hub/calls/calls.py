@@ -275,6 +275,7 @@ class Calls:
             kind=refusal.kind,
             note=refusal.note or refusal.message,
             undecided=refusal.decision is None and refusal.status != 403,
+            claimed_reason=caller.claimed_reason,
         )
         self.refused(event, refusal.status)
 
@@ -306,6 +307,7 @@ class Calls:
             eid=live.eid,
             began_at=live.began_at,
             approval=None if approved is None else Approval(approved.request_id),
+            claimed_reason=call.caller.claimed_reason,
         )
 
     def start(self, live: LiveCall) -> Event:

@@ -58,6 +58,8 @@ class SessionInfo:
     bytes_out: int
     hub: str = ""
     """The id of the hub that the agent is connected to; empty for a hub that runs alone, on SQLite."""
+    claimed_reason: str = ""
+    """The reason that the agent states for it. Nothing verifies it."""
 
 
 class Sessions(Protocol):

@@ -318,6 +318,29 @@ def test_a_loopback_proxy_passes_on_what_is_not_meant_for_itself():
     assert crossed((b"connection", b"upgrade"), (b"upgrade", b"websocket")) == (*ours, *passed, *opened)
 
 
+REASON = (b"hawse-reason", b"the pod hangs")
+
+
+def test_a_loopback_proxy_states_its_reason_for_who_states_none():
+    def stated(*headers: tuple[bytes, bytes], reason: str) -> list[bytes]:
+        head = RequestHead.of(b"GET", b"/clusters/prod/api", headers)
+        return loopback_request_head(head, b"hub", "jwt", reason).header_values(b"hawse-reason")
+
+    assert stated(reason="") == []
+    assert stated(reason="der Pod hängt") == ["der Pod hängt".encode()]
+    assert stated(REASON, reason="another") == [b"the pod hangs"]
+    assert stated(REASON, reason="") == [b"the pod hangs"]
+
+
+@pytest.mark.parametrize("name", [b"hawse-reason", b"hawse_reason"])
+@pytest.mark.parametrize("tail", [False, True])
+def test_neither_hub_nor_relay_passes_on_a_reason(name: bytes, tail: bool):
+    assert name not in names(hub((name, b"the pod hangs"), tail=tail))
+    # As an agent could send it to a relay of direct mode.
+    inner = RequestHead.of(b"GET", b"/api/v1/pods", ((name, b"the pod hangs"),))
+    assert name not in names(relay(inner, tail=tail))
+
+
 @pytest.mark.parametrize(
     "identity",
     [

@@ -61,6 +61,8 @@ def _lines(request: Object) -> Iterator[str]:
     owner, state = text(request, "owner"), _state(request)
     yield escape(f"agent:{text(request, 'agent')} (owner {owner}) on {text(request, 'cluster')}")
     yield escape(f"  {text(request, 'what')}")
+    if claimed := text(request, "claimed_reason"):
+        yield escape(f"claimed reason: {claimed}")
     yield escape(f"rule {text(request, 'rule')}: {text(request, 'reason') or '-'}")
     yield escape(f"request {text(request, 'id')} is {state}, opened {since('created_at')(request)}")
     yield ""

@@ -234,6 +234,7 @@ class RequestActions:
             "cluster": self._cluster(request),
             "what": new.what,
             "reason": new.reason,
+            "claimed_reason": view.claimed_reason,
             "rule": f"{new.policy}/{new.rule}",
             "approvers": list(new.approvers),
             "interactive": new.interactive,

@@ -54,6 +54,7 @@ _COLUMNS: Sequence[tuple[str, Callable[[Event], object]]] = (
     ("why", why_of),
     ("ip", lambda event: event.client and event.client.ip),
     ("user_agent", lambda event: event.client and event.client.user_agent),
+    ("claimed_reason", lambda event: event.client and event.client.claimed_reason),
     ("count", lambda event: event.count),
 )
 

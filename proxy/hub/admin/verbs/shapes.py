@@ -209,6 +209,8 @@ class Request(msgspec.Struct):
     rule: str
     """`POLICY/RULE`."""
     approvers: list[str]
+    claimed_reason: str
+    """The agent's own reason, which nothing verifies."""
     interactive: bool
     """What is sent later is not seen."""
     summary: str

@@ -8,6 +8,7 @@ from typing import Final
 import attrs
 import trio
 
+from audit.mask import without_secrets
 from auth.policy.ask import Ask
 from proxy.hub.approvals.held.answers import (
     NO_STORE,
@@ -128,7 +129,7 @@ class Asking:
             approvers=ask.approvers,
             valid_for_s=ask.valid_for_s,
             interactive=not plan.exact,
-            view=preview.view,
+            view=attrs.evolve(preview.view, claimed_reason=without_secrets(call.caller.claimed_reason)),
         )
 
     async def _preview(self, *, like: str = "") -> Preview:

@@ -56,6 +56,7 @@ def json_body(message: Message) -> bytes:
         "cluster": message.cluster,
         "what": plain(new.what),
         "reason": plain(new.reason),
+        "claimed_reason": plain(new.view.claimed_reason),
         "rule": f"{new.policy}/{new.rule}",
         "interactive": new.interactive,
         "approvers": list(new.approvers),
@@ -73,9 +74,11 @@ def slack_body(message: Message) -> bytes:
     request, new = message.request, message.request.new
     heading = _HEADINGS.get(message.event, message.event).format(_person(request.decided_by))
     where = message.url and f"<{message.url}|Show the request>"
+    claimed = new.view.claimed_reason
     lines = [
         f"*{heading}*",
         f"Agent {_code(message.agent)} in cluster {_code(message.cluster)}: {_code(new.what)}",
+        *([f"Its reason, as claimed: {_code(claimed)}"] if claimed else []),
         f"Rule {_code(f'{new.policy}/{new.rule}')}: {_escaped(plain(new.reason))}",
         where or _code(f"hawse admin request show {request.id}"),
     ]

@@ -647,6 +647,12 @@ async def test_sessions_are_listed_and_killed(hub: Hub) -> None:
     assert "get pods/exec dev/web-0" in first
     assert "10m ago" in first
     assert [row["bytes_out"] for row in await hub.json("session", "list")] == [3456] * 3
+    assert [row["claimed_reason"] for row in await hub.json("session", "list")] == [""] * 3
+    hub.live.sessions_here[0] = attrs.evolve(plain, claimed_reason="the pod \x1bhangs")
+    heading, first, second, _ = (await hub.ok("session", "list")).stdout.splitlines()
+    assert heading.split()[-1] == "CLAIMED"
+    assert first.endswith("the pod \\x1bhangs")
+    assert not second.endswith("hangs")
     done = await hub.ok("session", "kill", "0199a1b2-1", "--reason", "too long")
     assert "killed 0199a1b2-1: agent:sre-1 on prod, get pods/exec dev/web-0" in done.stderr
     assert "session list" in await hub.fails("session", "kill", "0199a1b2-1", "--reason", "again")

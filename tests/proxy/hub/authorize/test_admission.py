@@ -268,6 +268,40 @@ async def test_a_known_caller_is_verified_again_after_any_change(hub: Hub) -> No
         hub.caller(fields)
 
 
+async def test_a_stated_reason_is_a_claim_of_the_headers(hub: Hub) -> None:
+    assert hub.caller(hub.fields()).claimed_reason == ""
+    stated = hub.fields((b"hawse-reason", " the pod hängt \N{HEBREW LETTER ALEF} ".encode()))
+    caller = hub.caller(stated)
+    assert (caller.claimed_reason, caller.refusal) == ("the pod hängt \N{HEBREW LETTER ALEF}", None)
+    assert caller.tunnelled is not None
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([b"x" * 201], "the header Hawse-Reason has 201 characters, 200 is the limit"),
+        ([b"a\tb"], "the header Hawse-Reason has a control character"),
+        (["\N{RIGHT-TO-LEFT OVERRIDE}gnp.exe".encode()], "the header Hawse-Reason has a control character"),
+        ([b"\xff"], "the header Hawse-Reason is not UTF-8"),
+        ([b"a", b"a"], "the header Hawse-Reason is given more than once"),
+    ],
+)
+async def test_a_text_that_is_no_reason_is_refused(hub: Hub, values: list[bytes], message: str) -> None:
+    fields = hub.fields(*[(b"hawse-reason", value) for value in values])
+    fault = hub.fault(fields)
+    assert fault is not None
+    assert (fault.status, fault.rule, fault.kind) == (400, "stated-reason", Kind.MALFORMED)
+    assert fault.message.startswith(message)
+    assert (hub.caller(fields).tunnelled, hub.caller(fields).claimed_reason) == (None, "")
+
+
+async def test_a_reason_hides_no_other_refusal(hub: Hub) -> None:
+    await hub.directory.change(lambda store: store.lock_agent("ann"))
+    fault = hub.fault(hub.fields((b"hawse-reason", b"x" * 201)))
+    assert fault is not None
+    assert fault.rule == "agent-locked"
+
+
 async def test_a_faulty_request_is_refused_under_any_policy(hub: Hub) -> None:
     forged = ((b"impersonate-user", b"root"),)
     length = (b"content-length", b"1")

@@ -122,6 +122,7 @@ async def test_hostile_texts_of_a_request_are_escaped(hub: Hub) -> None:
     evil = "\x1b[2Ja\nto approve   hawse admin request approve"
     view = View(
         summary=evil,
+        claimed_reason=evil,
         flags=(evil,),
         changes=(Change(evil, None, evil),),
         left_out=(evil,),

@@ -60,6 +60,7 @@ def test_programs_get_the_request_without_difference_and_values():
             "cluster": "prod",
             "what": "delete deployments.apps shop/web",
             "reason": "look at deletions",
+            "claimed_reason": "",
             "rule": "shop/risky",
             "interactive": False,
             "approvers": ["ann@example.com", "owner"],
@@ -82,6 +83,12 @@ def test_slack_gets_text_and_a_link():
         "Rule `shop/risky`: look at deletions",
         "<https://console.example/requests/r1|Show the request>",
     ]
+
+
+def test_a_stated_reason_is_marked_as_a_claim_and_makes_no_link():
+    message = of(view=View(claimed_reason="see <https://evil.example|here> `now`"))
+    assert json.loads(json_body(message))["request"]["claimed_reason"] == "see https evil.example here now"
+    assert slack_text(message).splitlines()[2] == "Its reason, as claimed: `see https evil.example here now`"
 
 
 def test_without_a_console_the_command_takes_the_place_of_the_link():
