@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from proxy.hub.approvals.request import State
 from proxy.hub.approvals.requests.outbox import OPENED
+from proxy.hub.approvals.view import View
 from proxy.hub.approvals.webhook.message import (
     TEXT_CHARACTERS_MAX,
     Message,
