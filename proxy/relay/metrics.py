@@ -20,9 +20,9 @@ API_SERVER_TIME = "hawse_relay_api_server_seconds"
 API_SERVER_TIME_HELP = "How long the last probe of the API server has taken, with its dial."
 TUNNELS = "hawse_relay_tunnels"
 TUNNELS_HELP = "Tunnels that are up, that have lost their connection, and that end with their streams."
-DIALS = "hawse_relay_dials_total"
+DIALS = "hawse_relay_dials"
 DIALS_HELP = "Dials of the hub for another tunnel, by result."
-CALLS = "hawse_relay_calls_total"
+CALLS = "hawse_relay_calls"
 CALLS_HELP = "Calls sent to the API server, by its answer (0: none)."
 GUARDRAILS = "hawse_guardrails_info"
 GUARDRAILS_HELP = "1, with the hash of the guardrails in force."
@@ -78,6 +78,8 @@ def _by(label: str, values: Mapping[str, float] | Mapping[int, int]) -> dict[str
 
 
 def _family(name: str, text: str, samples: Mapping[str, float], *, kind: str = "gauge") -> Iterator[str]:
+    if kind == "counter":
+        name += "_total"
     yield f"# HELP {name} {text}"
     yield f"# TYPE {name} {kind}"
     for labels, value in samples.items():
