@@ -54,6 +54,7 @@ QUEUE_BYTES_MAX = 64 * 1024 * 1024
 RETRY_S = 1.0
 
 _STOPPED = "the recorder has stopped"
+_CALL = Kind.CALL
 
 _log = logging.getLogger("hawse.audit")
 
@@ -134,6 +135,8 @@ class Recorder:
         # Intents that were refused although they may be in the trail, until their senders are called. Their
         # ends are queued already.
         self._ended: set[str] = set()
+        self.kinds = dict.fromkeys(Kind, 0)
+        """How many events of each kind but calls have ended, for the metrics."""
         self.last_gap: tuple[float, float] | None = None
         """The last gap that has ended: its end in epoch seconds, and its length in seconds."""
 
@@ -147,6 +150,11 @@ class Recorder:
         """For how many seconds events have not reached the disk; 0 while they do."""
         gap = self._gap
         return 0.0 if gap is None else time.monotonic() - gap.began_s
+
+    @property
+    def queued(self) -> int:
+        """How many events wait for the disk."""
+        return len(self._queue)
 
     async def intent(self, event: Event) -> None:
         """Return once the intent of a write or an upgrade is durable; only then may the call be forwarded.
@@ -196,13 +204,15 @@ class Recorder:
         with self._lock:
             if self._stopping:
                 raise AuditUnavailable(_STOPPED)
-            if self._gap is None and not self._fits(weight_bytes):
+            held_bytes = self._queue_bytes + weight_bytes
+            full = len(self._queue) >= QUEUE_EVENTS_MAX or held_bytes > QUEUE_BYTES_MAX
+            if full and self._gap is None:
                 self._overflow()
             if self._gap is not None:
                 self._gap.refused += event is not None
                 raise AuditUnavailable(self._gap.reason)
             self._queue.append(waiter)
-            self._queue_bytes += weight_bytes
+            self._queue_bytes = held_bytes
             self._waiters += 1
             self._wake.notify()
 
@@ -213,6 +223,8 @@ class Recorder:
         """
         weight_bytes = event.weight_bytes
         failure = counts(event)
+        if event.kind is not _CALL:
+            self.kinds[event.kind] += event.count
         with self._lock:
             if self._stopping:
                 _log.error(
@@ -254,9 +266,6 @@ class Recorder:
         with self._lock:
             stored, self._stored = self._stored, {}
         return stored
-
-    def _fits(self, weight_bytes: int) -> bool:
-        return len(self._queue) < QUEUE_EVENTS_MAX and self._queue_bytes + weight_bytes <= QUEUE_BYTES_MAX
 
     def _overflow(self) -> _Gap:
         """Begin a gap because the store works, but is slower than the incoming events; a commit ends it."""

@@ -37,6 +37,7 @@ from proxy.hub.admin.metrics.hub import (
     TrailCollector,
     hub_metrics,
 )
+from proxy.hub.admin.metrics.process import ProcessMetrics
 from proxy.hub.admin.revocations import repeat_revocations
 from proxy.hub.administering import Managed, start_administration
 from proxy.hub.approving import start_approvals, start_webhooks
@@ -67,6 +68,8 @@ from proxy.hub.store.store import Store
 from proxy.hub.store.versions.version import CHANNEL
 from proxy.process.filelimit import raise_file_limit
 from proxy.process.memory.malloc_trim import trim_when_idle
+from proxy.process.metrics.expiry import watch_expiry
+from proxy.process.metrics.loop_lag import LoopLag
 from proxy.process.signals import stop_signals
 from proxy.process.startup import settle_later
 from proxy.process.version import VERSION
@@ -154,6 +157,9 @@ def _start(hub: Resources) -> _Parts:
     )  # fmt: skip
     metrics = hub_metrics(directory, live_relays)
     metrics.register(RequestsCollector(hub.requests))
+    lag = LoopLag()
+    start(lag.run)
+    metrics.register(ProcessMetrics(hub.records.recorder, lag, watch_expiry(home.certificate.chain)))
     if (watch := hub.records.watch) is not None:
         metrics.register(DatabaseCollector(watch))
         start(watch.run_clock)

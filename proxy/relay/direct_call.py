@@ -79,7 +79,7 @@ class DirectCall(Call):
             self._exchange.end(_LEFT)
             # Does nothing if the connection was given back.
             self._port.close()
-            self.upstream.underway.end(self)
+            self.upstream.underway.end(self, self._exchange.status)
         return None if failure is None else self._fail(failure, parked.by_client)
 
     def _fail(self, failure: Failure, by_client: bool) -> Failure | None:

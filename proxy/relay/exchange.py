@@ -38,6 +38,7 @@ from proxy.message.rewrite import (
     relay_response_head,
 )
 from proxy.process.drain import Drained
+from proxy.relay.metrics import Counts
 from proxy.relay.pool import OWN_TOKEN_REFUSED, Pool
 from proxy.relay.verify import refusal
 from tunnel.net.loglimit import LogLimit
@@ -60,11 +61,13 @@ IDENTITIES_REMEMBERED_MAX = 4096
 class Upstream:
     """Carries verified requests to one API server, and tracks the open ones."""
 
-    def __init__(self, pool: Pool, guardrails: Guardrails | None = None) -> None:
+    def __init__(
+        self, pool: Pool, guardrails: Guardrails | None = None, counts: Counts | None = None
+    ) -> None:
         self.pool = pool
         self._guardrails = guardrails
         self._identity = lru_cache(IDENTITIES_REMEMBERED_MAX)(_identity)
-        self.underway = Underway()
+        self.underway = Underway((counts or Counts()).answers)
         self.refusals = LogLimit(log, TOLD_AT_ONCE)
         self.failures = LogLimit(log, TOLD_AT_ONCE)
 
@@ -249,8 +252,10 @@ _MEMORY = Failure(
 class Underway(Drained):
     """The open calls. The limits on the hub's streams and connections bound their number."""
 
-    def __init__(self) -> None:
+    def __init__(self, answers: dict[int, int]) -> None:
+        """`answers` counts the calls that have ended, by the status of their answer (metrics.Counts)."""
         self._calls: set[Call] = set()
+        self._answers = answers
 
     @property
     def count(self) -> int:
@@ -285,9 +290,10 @@ class Underway(Drained):
         """Add a call."""
         self._calls.add(call)
 
-    def end(self, call: Call) -> None:
-        """Remove a call, with any outcome."""
+    def end(self, call: Call, status: int) -> None:
+        """Remove a call, with the status of its answer, or 0."""
         self._calls.discard(call)
+        self._answers[status] += 1
         if self._waiter is not None:
             self._ended()
 

@@ -192,6 +192,11 @@ class Guardrails:
         return True
 
     @property
+    def hash(self) -> str:
+        """The hash of the guardrails in force."""
+        return self._read.bundle.hash
+
+    @property
     def summary(self) -> str:
         """The guardrails in force, in one line."""
         bundle = self._read.bundle

@@ -36,6 +36,8 @@ class Probe:
     """The result of the last probe."""
     probed: trio.Event = attrs.Factory(trio.Event)
     """Set once the first probe has ended, with either result."""
+    took_s: float | None = None
+    """How long the last probe of the API server took; None before the first one."""
     on_change: Callable[[Statement], None] = lambda _: None
     """Called with a new statement; it must neither block nor raise."""
     _logged_fault: str = ""
@@ -58,7 +60,9 @@ class Probe:
     async def look(self) -> None:
         """Probe once; when cancelled, the last result stays."""
         before = self.statement
+        began_s = trio.current_time()
         fault = await self._fault()
+        self.took_s = trio.current_time() - began_s
         uid = before.cluster_uid if fault else await self._uid()
         self.statement = Statement(uid, api_server=not fault)
         if fault != self._logged_fault:

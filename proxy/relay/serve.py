@@ -39,6 +39,7 @@ from proxy.process.drain import PLAIN_S
 from proxy.process.filelimit import raise_file_limit
 from proxy.process.files import warn_of_expiry, watch_certificate
 from proxy.process.memory.malloc_trim import trim_when_idle
+from proxy.process.metrics.expiry import watch_expiry
 from proxy.process.plural import counted
 from proxy.process.signals import stop_signals
 from proxy.process.startup import settle_later
@@ -46,7 +47,7 @@ from proxy.process.version import VERSION
 from proxy.relay.config import DirectListener, RelayConfig, TunnelDial
 from proxy.relay.exchange import Upstream
 from proxy.relay.health import HealthServer
-from proxy.relay.metrics import metrics_text
+from proxy.relay.metrics import Counts, Figures
 from proxy.relay.pool import open_pool
 from proxy.relay.probe import Probe
 from proxy.relay.service_account import from_kubeconfig, in_cluster
@@ -77,6 +78,7 @@ class State:
     """The state of the link to the hub and of the API server, for the probes and the shutdown."""
 
     probe: Probe
+    counts: Counts = attrs.Factory(Counts)
     sessions: list[Session] = attrs.Factory(list)
     """The current sessions, each with another hub, and the draining ones after a GOAWAY."""
     trusted: dict[Session, ClockFault] = attrs.Factory(dict)
@@ -136,14 +138,10 @@ async def run_relay(config: RelayConfig) -> int:
             outermost.start_soon(trim_when_idle)
             outermost.start_soon(settle_later)
             if config.health_listen is not None:
-                tunnelled = isinstance(config.way, TunnelDial)
-                health = HealthServer(
-                    lambda: state.unready,
-                    lambda: metrics_text(memory, state.probe.answers, state.tunnels if tunnelled else {}),
-                )
+                health = HealthServer(lambda: state.unready, _metrics(config, state, memory))
                 await _listen_for_probes(config.health_listen, health, outermost)
             async with open_pool(access) as pool:
-                upstream = Upstream(pool, config.guardrails)
+                upstream = Upstream(pool, config.guardrails, state.counts)
                 log.info("the API server is %s", access.authority.decode("ascii"))
                 outermost.start_soon(state.probe.run)
                 async with _open_way(config, upstream, state, memory):
@@ -154,6 +152,26 @@ async def run_relay(config: RelayConfig) -> int:
             outermost.cancel_scope.cancel()
     log.info("the relay has stopped")
     return signals.exit_status
+
+
+def _metrics(config: RelayConfig, state: State, memory: Memory) -> Callable[[], str]:
+    """Return what renders the metrics; raises FileError."""
+    way = config.way
+    expires_at = watch_expiry(way.certificate) if isinstance(way, DirectListener) else None
+
+    def render() -> str:
+        figures = Figures(
+            memory,
+            state.counts,
+            state.probe.answers,
+            state.probe.took_s,
+            tunnels=state.tunnels if isinstance(way, TunnelDial) else {},
+            guardrails=None if config.guardrails is None else config.guardrails.hash,
+            expires_at=expires_at,
+        )
+        return str(figures)
+
+    return render
 
 
 @asynccontextmanager
@@ -250,7 +268,11 @@ async def _run_tunnel(dialer: DialerConfig, config: RelayConfig, upstream: Upstr
     # With the UID in HELLO, the hub refuses a wrong cluster before it sends anything.
     await state.probe.probed.wait()
     state.probe.on_change = tell
-    await run_dialer(dialer, serve, dialing=state.dialing)
+
+    def dialled(result: str) -> None:
+        state.counts.dials[result] += 1
+
+    await run_dialer(dialer, serve, dialing=state.dialing, dialled=dialled)
 
 
 async def _open_listener(

@@ -112,7 +112,7 @@ class TunnelCall(Call):
         if self._port.connection is not None:
             self._port.close()
         self._stream.close_nowait()
-        self.upstream.underway.end(self)
+        self.upstream.underway.end(self, self._exchange.status)
 
     def _fail(self, failure: Failure) -> None:
         """Log the failure, and reset the stream if its answer has not begun."""

@@ -10,10 +10,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
 from http.client import HTTPConnection, HTTPResponse, IncompleteRead
 from urllib.parse import urlencode
+from urllib.request import Request, urlopen
 
 import pytest
 
 from sandbox.demo.hubs import HubProcess
+from tests.deploy.monitoring import ONLY_POSTGRES, missing
 from tests.postgres import PostgresServer
 from tests.system.hubs import CLUSTER, RELAYS, HubsWorld, administration_of, rows_of, running_hubs
 from tests.system.raw import RawClient
@@ -36,6 +38,13 @@ def test_kubectl_works_through_the_balancer(world: HubsWorld) -> None:
     assert (done.code, POD.encode() in done.out) == (0, True)
     world.wait_for_tunnels(4)
     assert world.cut_relays() == 4
+
+
+def test_the_metrics_that_alerts_name_and_only_a_database_has_are_scraped(world: HubsWorld) -> None:
+    admin = administration_of(world.members[0])
+    request = Request(f"{admin.url}/metrics", headers={"Authorization": f"Bearer {admin.token}"})
+    with urlopen(request, timeout=DEADLINE_S, context=admin.context) as answer:
+        assert missing(ONLY_POSTGRES, [answer.read().decode()]) == {}
 
 
 def test_a_third_relay_is_refused_whichever_hub_it_dials(world: HubsWorld) -> None:

@@ -59,6 +59,7 @@ async def run_dialer(
     serve: Callable[[Session], Awaitable[None]],
     *,
     dialing: trio.CancelScope | None = None,
+    dialled: Callable[[str], None] | None = None,
 ) -> None:
     """Keep as many tunnels as the hub asks for, each to another hub and served by `serve`, until cancelled.
 
@@ -70,9 +71,11 @@ async def run_dialer(
     streams only if the first dial succeeds.
 
     `dialing`, cancelled, ends the dialling alone: this returns when the sessions that are open have ended.
+    `dialled` is called with the result of each dial for a new session: `up`, `refused` (by the hub) or
+    `failed`.
     """
     async with trio.open_nursery() as nursery:
-        dialer = _Dialer(config, serve, nursery)
+        dialer = _Dialer(config, serve, nursery, dialled or _ignore)
         with dialing or trio.CancelScope():
             await dialer.dial_for_ever()
     if dialer.failure is not None:
@@ -84,6 +87,7 @@ class _Dialer:
     config: DialerConfig
     serve: Callable[[Session], Awaitable[None]]
     nursery: trio.Nursery
+    dialled: Callable[[str], None]
     backoff: Backoff = attrs.field(init=False)
     tunnels: Tunnels = attrs.Factory(Tunnels)
     due_at: float = -math.inf
@@ -114,6 +118,7 @@ class _Dialer:
             try:
                 await self.nursery.start(self._hold, self.hub_time, listed)
             except DialFailed as exc:
+                self.dialled("refused" if exc.refused or exc.busy else "failed")
                 self._note_failure(exc, listed)
 
     async def _wait_due(self) -> None:
@@ -154,6 +159,7 @@ class _Dialer:
         """Keep a new tunnel, and say when the next one is to be dialled."""
         # Not kept: the hub accepts it for a minute, and our clock may have been set meanwhile.
         self.hub_time = ""
+        self.dialled("up")
         self.met = 0
         self.draining = None
         heeded = self.tunnels.heeded
@@ -334,6 +340,10 @@ class _Dialer:
                 len(leaving), LEAVING_MAX,
             )  # fmt: skip
             leaving[0].scope.cancel()
+
+
+def _ignore(_: str) -> None:
+    """Count no dial."""
 
 
 async def _end_without_streams(session: Session) -> None:

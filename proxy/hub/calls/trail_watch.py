@@ -31,6 +31,8 @@ DISK_CHECK_S = 10.0
 # An event is recorded above the first share, and again only after the disk was below the second.
 FILLED_AT = 0.80
 RELIEVED_AT = 0.75
+# The trail in SQLite, and the log that SQLite keeps beside it.
+_TRAIL_FILES = ("audit.db", "audit.db-wal")
 
 _log = logging.getLogger("hawse.audit")
 
@@ -41,6 +43,8 @@ class Disk:
 
     size_bytes: int
     free_bytes: int
+    trail_bytes: int = 0
+    """The size of the trail's own files."""
 
     @property
     def filled(self) -> float:
@@ -52,7 +56,15 @@ def disk_of(folder: Path) -> Disk:
     """Read a folder's file system; raises OSError."""
     found = os.statvfs(folder)
     used = found.f_blocks - found.f_bfree
-    return Disk((used + found.f_bavail) * found.f_frsize, found.f_bavail * found.f_frsize)
+    trail_bytes = sum(_size_bytes(folder / name) for name in _TRAIL_FILES)
+    return Disk((used + found.f_bavail) * found.f_frsize, found.f_bavail * found.f_frsize, trail_bytes)
+
+
+def _size_bytes(file: Path) -> int:
+    try:
+        return os.stat(file).st_size
+    except FileNotFoundError:
+        return 0
 
 
 def fullness(folder: Path, disk: Disk) -> str | None:

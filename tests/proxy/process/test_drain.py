@@ -10,6 +10,7 @@ from trio.testing import MockClock
 
 from proxy.process.drain import PLAIN_S
 from proxy.relay.exchange import Call, Underway
+from proxy.relay.metrics import Counts
 
 
 @attrs.frozen(eq=False)
@@ -27,18 +28,18 @@ def begun(underway: Underway, *, long: bool) -> Call:
 
 async def test_nothing_under_way_is_not_waited_for(autojump_clock: MockClock) -> None:
     began = trio.current_time()
-    assert await Underway().wait_drained(900)
+    assert await Underway(Counts().answers).wait_drained(900)
     assert trio.current_time() == began
 
 
 async def test_it_waits_for_the_last_one(autojump_clock: MockClock) -> None:
-    underway = Underway()
+    underway = Underway(Counts().answers)
     began = trio.current_time()
 
     async def run(seconds: float, *, long: bool) -> None:
         call = begun(underway, long=long)
         await trio.sleep(seconds)
-        underway.end(call)
+        underway.end(call, 200)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(lambda: run(20, long=False))
@@ -50,7 +51,7 @@ async def test_it_waits_for_the_last_one(autojump_clock: MockClock) -> None:
 
 
 async def test_a_plain_one_has_less_time_than_a_long_one(autojump_clock: MockClock) -> None:
-    underway = Underway()
+    underway = Underway(Counts().answers)
     began = trio.current_time()
     begun(underway, long=False)
     assert not await underway.wait_drained(900)
@@ -61,7 +62,7 @@ async def test_a_plain_one_has_less_time_than_a_long_one(autojump_clock: MockClo
 
 
 async def test_a_short_grace_holds_for_all(autojump_clock: MockClock) -> None:
-    underway = Underway()
+    underway = Underway(Counts().answers)
     began = trio.current_time()
     begun(underway, long=False)
     assert not await underway.wait_drained(10)

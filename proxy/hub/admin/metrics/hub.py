@@ -50,6 +50,10 @@ class HubCollector(Collector):
             agents.add_metric([state], states[state])
         yield agents
         yield GaugeMetricFamily("hawse_clusters", "Enrolled clusters.", len(now.clusters_by_id))
+        text = "1, with the version of the policies in force, as the trail's decisions name it."
+        bundle = GaugeMetricFamily("hawse_policy_bundle", text, labels=["version"])
+        bundle.add_metric([now.bundle.id], 1)
+        yield bundle
 
         relays = GaugeMetricFamily("hawse_relays", "Connected relay instances.", labels=["cluster"])
         streams = GaugeMetricFamily("hawse_streams", "Open streams to relays.", labels=["cluster"])
@@ -154,6 +158,8 @@ class TrailCollector(Collector):
             yield GaugeMetricFamily("hawse_audit_disk_bytes", text, disk.size_bytes)
             text = "Free space of the file system of the audit trail."
             yield GaugeMetricFamily("hawse_audit_disk_free_bytes", text, disk.free_bytes)
+            text = "Size of the audit trail's own files."
+            yield GaugeMetricFamily("hawse_audit_bytes", text, disk.trail_bytes)
 
 
 class DatabaseCollector(Collector):

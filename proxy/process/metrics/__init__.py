@@ -1,0 +1,1 @@
+"""Figures of a process that hub and relay show to Prometheus."""
