@@ -68,6 +68,9 @@ async def polled(requests: Requests) -> None:
 
 async def test_a_decision_at_another_hub_wakes_a_call_within_two_seconds(database: Location) -> None:
     snapshot = populate(database)
+    if isinstance(database, PostgresAddress):
+        # Without a row, the hub that uses the grant counts as ended.
+        add_hub(database, "boot-a")
     changed: set[str] = set()
     async with served(database, snapshot) as here, served(database, snapshot, "boot-b") as there:
         here.on_change(changed.update)
