@@ -200,10 +200,7 @@ class HeldCall:
         if opening is None:
             return
         if connection.received.poll_end():
-            if live.call.durable:
-                calls.recorder.withdraw(opening)
-            else:
-                self._close(failed(_HELD, CloseReason.CLIENT_GONE, live.tally))
+            self._close(failed(_HELD, CloseReason.CLIENT_GONE, live.tally))
             raise _LeftError
         await calls.carry(connection, live, opening, None, time.monotonic())
 

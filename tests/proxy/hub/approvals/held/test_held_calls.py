@@ -12,6 +12,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from audit.record import Event
 from proxy.hub.approvals.held.slots import FALLBACK_S, HELD_PER_AGENT_MAX
 from proxy.hub.approvals.preview.shapes import PreviewRefused
 from proxy.hub.approvals.request import State
@@ -143,6 +144,27 @@ async def test_a_client_that_leaves_during_the_commit_of_the_use_is_not_served(b
             await step()
     [closing] = await bench.hub.trail()
     assert closing["resp"]["processed"] == "no"
+
+
+async def test_a_client_that_leaves_during_the_commit_of_the_intent_is_not_served(
+    bench: HeldBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = bench.hub.calls.recorder
+    commit = recorder.intent
+
+    async def intent(event: Event) -> None:
+        await commit(event)
+        asked.client.close_nowait()
+
+    monkeypatch.setattr(recorder, "intent", intent)
+    async with asking(bench) as asked:
+        await until_held(bench)
+        bench.requests.approve()
+        while bench.requests.log[-1] != "using→approved req-1":
+            await step()
+    events = await bench.hub.trail()
+    assert [event["phase"] for event in events] == ["intent", "complete"]
+    assert events[1]["resp"]["processed"] == "no"
 
 
 ENDINGS: list[tuple[Callable[[Store], object], str]] = [

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -17,33 +16,12 @@ import pytest
 import trio
 
 from proxy.hub.approvals.requests import outbox
-from proxy.hub.approvals.requests.service import open_requests
-from proxy.hub.approvals.webhook.metrics import WebhookMetrics
-from proxy.hub.approvals.webhook.sender import LEASE_S, Webhooks
-from proxy.hub.home.config import HubConfig
-from proxy.hub.home.sections.console import ConsoleConfig
+from proxy.hub.approvals.webhook.sender import LEASE_S
 from proxy.hub.store.engines.engine import Location
-from proxy.hub.store.entities import Snapshot
-from proxy.process.config import Address
 from tests.audit.eventually import eventually
 from tests.fakes.databases import run
 from tests.proxy.hub.approvals.requests.bench import new_request, opened, populate
-
-CONSOLE = ConsoleConfig(Address("127.0.0.1", 8446), "https://console.example")
-
-
-@asynccontextmanager
-async def hub(location: Location, snapshot: Snapshot, *webhooks, boot: str = "boot-a"):
-    """The requests of a hub that sends webhooks."""
-    config = HubConfig(console=CONSOLE, webhook=webhooks)
-    names = [each.name for each in webhooks]
-    async with open_requests(
-        location, org="acme", boot=boot, snapshot=lambda: snapshot, record=list[object]().append,
-        runs_here=lambda _: True, webhooks=names,
-    ) as requests, trio.open_nursery() as nursery:  # fmt: skip
-        nursery.start_soon(Webhooks.of(config, requests, lambda: snapshot, WebhookMetrics(names)).run)
-        yield requests
-        nursery.cancel_scope.cancel()
+from tests.proxy.hub.approvals.webhook.hubs import hub
 
 
 def waiting(location: Location) -> int:
@@ -122,7 +100,7 @@ from contextlib import closing
 from proxy.hub.home.sections.webhook import WebhookConfig
 from proxy.hub.store.store import Store
 from tests.proxy.hub.approvals.requests.bench import new_request
-from tests.proxy.hub.approvals.webhook.test_webhooks import hub
+from tests.proxy.hub.approvals.webhook.hubs import hub
 
 location, url, secret, ca = sys.argv[1:]
 webhook = WebhookConfig("on-call", url, "json", Path(secret), Path(ca), True)
