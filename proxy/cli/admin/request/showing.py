@@ -60,7 +60,9 @@ def who_may_approve(request: Object) -> str:
 def _lines(request: Object) -> Iterator[str]:
     owner, state = text(request, "owner"), _state(request)
     yield escape(f"agent:{text(request, 'agent')} (owner {owner}) on {text(request, 'cluster')}")
-    yield escape(f"  {text(request, 'what')}")
+    for key in ("what", "kubectl", "call"):
+        if line := text(request, key):
+            yield escape(f"  {line}")
     yield escape(f"rule {text(request, 'rule')}: {text(request, 'reason') or '-'}")
     yield escape(f"request {text(request, 'id')} is {state}, opened {since('created_at')(request)}")
     yield ""
@@ -78,7 +80,7 @@ def _lines(request: Object) -> Iterator[str]:
     yield from _block("not compared: it differs from one dry run to the next", texts(request, "left_out"))
     yield from _block("notes", texts(request, "notes"))
     if body := text(request, "body"):
-        yield from _block("object or body", body.split("\n"))
+        yield from _block(text(request, "body_is"), body.split("\n"))
 
 
 def _changes(request: Object) -> Iterator[str]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 
+import attrs
 import trio
 
 from proxy.agent.https.blocking import trusting
@@ -69,6 +70,17 @@ async def test_a_person_reads_a_request_and_approves_what_was_shown(hub: Hub) ->
     assert hub.requests.found[0].state is State.APPROVED
     again = await hub.fails(*command.split(), env=env)
     assert f"request {found} is approved" in again
+
+
+async def test_the_whole_target_is_shown(hub: Hub) -> None:
+    target = "/api/v1/namespaces/shop/services/http:web:80/proxy/admin/wipe?all=true"
+    found = await a_request(hub, view=View(body="{}"))
+    [request] = hub.requests.found
+    new = attrs.evolve(request.new, method="POST", target=target)
+    hub.requests.found[0] = attrs.evolve(request, new=new)
+    shown = (await hub.ok("request", "show", found)).stdout
+    assert f"\n  POST {target}\n" in shown
+    assert "\nwhat it sends\n  {}\n" in shown
 
 
 async def test_the_command_to_copy_names_the_hub(hub: Hub, tmp_path: Path) -> None:
