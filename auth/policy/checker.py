@@ -113,7 +113,8 @@ class Checker:
                 # An empty text, as in "" for the core group, must be quoted.
                 self.fault(entry, f'must be text: {what} (an empty one is written as "")')
             elif len(entry.value) > PATTERN_LENGTH_MAX or allowed.fullmatch(entry.value) is None:
-                self.fault(entry, f"{shown(entry.value)} is not {what}, of at most {PATTERN_LENGTH_MAX}")
+                bound = f"of at most {PATTERN_LENGTH_MAX} characters"
+                self.fault(entry, f"{shown(entry.value)} is not {what}, {bound}")
             elif entry.value in patterns:
                 self.fault(entry, f"{shown(entry.value)} is listed twice")
             else:

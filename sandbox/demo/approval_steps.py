@@ -110,8 +110,8 @@ def _waiting(person: Program, call: subprocess.Popen[str]) -> dict[str, Any]:
 
 def _without_object(shown: str) -> str:
     """Return what `request show` prints without the object, which has 60 lines."""
-    before, _, after = shown.partition("\nobject or body\n")
-    return f"{before}\nobject or body\n  …\n{after[after.find('may approve') :]}"
+    before, _, after = shown.partition("\nwhat it deletes\n")
+    return f"{before}\nwhat it deletes\n  …\n{after[after.find('may approve') :]}"
 
 
 def _ended(call: subprocess.Popen[str], exit_code: int) -> tuple[str, str]:

@@ -141,6 +141,7 @@ async def test_the_page_of_a_request_has_what_an_approver_needs(tmp_path: Path) 
         for part in (
             one.new.what, one.new.reason, one.new.view.summary, *one.new.view.left_out, *one.new.view.notes,
             f"the agent's owner, {owner}", OTHER, one.new.shown, "payments",
+            f"{one.new.method} {one.new.target}",
         ):  # fmt: skip
             assert part in text, part
         assert 'href="/policies/shop-changes?version=4#rule-risky"' in body.decode()

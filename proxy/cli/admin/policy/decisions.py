@@ -26,8 +26,9 @@ def _lines(found: Object) -> Iterator[str]:
     ask = found.get("ask")
     if isinstance(ask, dict):
         yield f"may approve: {', '.join(texts(ask, 'approvers'))}"
+        wait = text(ask, "wait_s")
         yield (
-            f"a call waits up to {text(ask, 'wait_s')} s for the approval, "
+            f"{f'a call waits up to {wait} s' if wait != '0' else 'a call does not wait'} for the approval, "
             f"which is valid for {text(ask, 'valid_for_s')} s"
         )
     if text(found, "unapprovable"):

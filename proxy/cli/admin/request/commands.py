@@ -10,7 +10,13 @@ import click
 from audit.escape import escape
 from proxy.cli.admin.api.client import AdminClient, Reach
 from proxy.cli.admin.request.following import followed
-from proxy.cli.admin.request.showing import commands_of, print_request, sentence_of
+from proxy.cli.admin.request.showing import (
+    commands_of,
+    followed_line,
+    print_request,
+    sentence_of,
+    summary_of,
+)
 from proxy.cli.errors import CommandError
 from proxy.cli.output import (
     Object,
@@ -69,7 +75,7 @@ def list_requests(
     client = reach.client()
     if follow:
         for row in followed(client, {**chosen, "state": states}):
-            click.echo(json.dumps(row) if as_json else escape(sentence_of(row)))
+            click.echo(json.dumps(row) if as_json else escape(followed_line(row)))
         return
     found = client.get("requests", **chosen, state=states)
     columns = [
@@ -78,13 +84,14 @@ def list_requests(
         ("AGENT", field("agent")),
         ("CLUSTER", field("cluster")),
         ("WHAT", field("what")),
+        ("EFFECT", summary_of),
         ("FLAGS", lambda row: ", ".join(texts(row, "flags")) or "-"),
         ("RULE", field("rule")),
         ("SINCE", since("created_at")),
     ]
     empty = "no requests" if every or state else "no request is open (all: hawse admin request list --all)"
     rows = objects(found, "requests")
-    print_table(rows, columns, as_json=as_json, empty=empty, spare=("RULE", "FLAGS", "SINCE"))
+    print_table(rows, columns, as_json=as_json, empty=empty, spare=("RULE", "EFFECT", "FLAGS", "SINCE"))
     if found.get("more"):
         say(f"only the newest {len(rows)} are shown: choose by --state, --agent or --cluster")
 
@@ -94,7 +101,7 @@ def list_requests(
 @json_option
 @click.pass_obj
 def show_request(reach: Reach, /, request_id: str, as_json: bool) -> None:
-    """Show a request: what the call would do, what is not seen of it, and how to decide."""
+    """Show what a call would do, and how to decide."""
     found = reach.client().get("requests", request_id)
     if as_json:
         print_json(found)

@@ -12,6 +12,8 @@ from audit.escape import escape
 from proxy.cli.admin.policy.differences import as_written
 from proxy.cli.output import Object, objects, since, text, texts
 
+# An exec has its whole command in the summary.
+SUMMARY_CHARACTERS_MAX = 120
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 # As the hub makes them: such an id and digest need no quotes in a shell.
 _ID = re.compile(r"[0-9a-f-]{1,64}", re.ASCII)
@@ -29,6 +31,22 @@ def sentence_of(request: Object) -> str:
     # A hub whose store is away answers the id and the state alone.
     about = f" of agent:{agent} on {text(request, 'cluster')} ({what})" if agent else ""
     return f"request {text(request, 'id')}{about} is {_state(request)}"
+
+
+def followed_line(request: Object) -> str:
+    """Return a request in one line as it changes; while it waits, with what the call would do."""
+    if text(request, "state") != "pending":
+        return sentence_of(request)
+    flags = "".join(f"; {flag}" for flag in texts(request, "flags"))
+    return f"{sentence_of(request)}: {summary_of(request)}{flags}"
+
+
+def summary_of(request: Object) -> str:
+    """Return what the call would do, cut for one line."""
+    summary = text(request, "summary")
+    if len(summary) > SUMMARY_CHARACTERS_MAX:
+        return f"{summary[:SUMMARY_CHARACTERS_MAX]}..."
+    return summary or "-"
 
 
 def commands_of(request: Object, hub: str | None) -> Iterator[str]:
@@ -60,7 +78,9 @@ def who_may_approve(request: Object) -> str:
 def _lines(request: Object) -> Iterator[str]:
     owner, state = text(request, "owner"), _state(request)
     yield escape(f"agent:{text(request, 'agent')} (owner {owner}) on {text(request, 'cluster')}")
-    yield escape(f"  {text(request, 'what')}")
+    for key in ("what", "kubectl", "call"):
+        if line := text(request, key):
+            yield escape(f"  {line}")
     if claimed := text(request, "claimed_reason"):
         yield escape(f"claimed reason: {claimed}")
     yield escape(f"rule {text(request, 'rule')}: {text(request, 'reason') or '-'}")
@@ -80,7 +100,7 @@ def _lines(request: Object) -> Iterator[str]:
     yield from _block("not compared: it differs from one dry run to the next", texts(request, "left_out"))
     yield from _block("notes", texts(request, "notes"))
     if body := text(request, "body"):
-        yield from _block("object or body", body.split("\n"))
+        yield from _block(text(request, "body_is"), body.split("\n"))
 
 
 def _changes(request: Object) -> Iterator[str]:

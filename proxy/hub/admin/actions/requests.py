@@ -14,7 +14,7 @@ from proxy.hub.admin.verbs.answers import Done, Payload, known, time_text
 from proxy.hub.admin.verbs.call import Call
 from proxy.hub.admin.verbs.listing import PAGE_ROWS_MAX
 from proxy.hub.admin.verbs.verb import verb
-from proxy.hub.approvals.kubectl import kubectl_of
+from proxy.hub.approvals.kubectl import body_is, call_of, kubectl_of
 from proxy.hub.approvals.request import Request, State
 from proxy.hub.store.directory import Changes
 from proxy.hub.store.engines.errors import ConflictError, ForbiddenError, InvalidError
@@ -264,6 +264,8 @@ class RequestActions:
             "left_out": list(view.left_out),
             "notes": list(view.notes),
             "body": view.body,
+            "body_is": body_is(request.new),
+            "call": call_of(request.new),
             "kubectl": kubectl_of(request.new, self._cluster(request)),
             "because": request.because,
             "view_deleted": request.view_deleted,

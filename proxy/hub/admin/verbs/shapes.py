@@ -258,7 +258,11 @@ class RequestDetail(Request):
     notes: list[str]
     """What is not seen."""
     body: str
-    """What the call sends, masked, where there is no difference to show."""
+    """What the call writes or deletes, masked, where there is no difference to show."""
+    body_is: str
+    """What `body` is, in words."""
+    call: str
+    """The method, the path and the query, to which an approval is bound; "" once deleted."""
     kubectl: str
     """The call as a kubectl command, without what it sends; "" if there is none."""
     because: str

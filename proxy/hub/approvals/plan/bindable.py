@@ -17,6 +17,7 @@ from proxy.message.rewrite import is_tail
 
 _STREAMS: Final = frozenset({"exec", "attach", "portforward"})
 _INPUTS: Final = ("stdin", "tty")
+_EXEC_WITH_INPUT: Final = "exec with stdin or tty"
 
 
 def check_bindable(info: RequestInfo, ask: Ask) -> bool:
@@ -32,9 +33,11 @@ def check_bindable(info: RequestInfo, ask: Ask) -> bool:
     if unseen is None:
         return True
     if not ask.interactive:
+        # The agent can only do the one, the policy's author the other.
+        instead = "leave out -i and -t, or " if unseen == _EXEC_WITH_INPUT else ""
         reason = (
-            f"{unseen} cannot be approved exactly, since what is sent is not seen: its rule's `ask` needs "
-            "`interactive: true`"
+            f"{unseen} cannot be approved exactly, since what is sent is not seen: {instead}its rule's `ask` "
+            "needs `interactive: true`"
         )
         raise CannotAskError(403, reason)
     return False
@@ -80,7 +83,7 @@ def _unseen(info: RequestInfo) -> str | None:
         return "a call through the API server's proxy"
     if is_pod_stream(info) and info.subresource == "exec":
         if any(may_be_true(info.query, name) for name in _INPUTS):
-            return "exec with stdin or tty"
+            return _EXEC_WITH_INPUT
         return None
     if info.subresource in _STREAMS:
         return {"attach": "attach", "exec": "exec", "portforward": "port-forward"}[info.subresource]

@@ -56,7 +56,9 @@ def flags_of(info: RequestInfo, written: Iterable[tuple[Steps, Value]], body: Bo
         found |= _of_deletion(info, body)
     else:
         for steps, value in written:
-            found |= _of_leaf(tuple(map(str, steps)), value)
+            # The API server writes this one into each new pod that names none.
+            if not (info.verb == "create" and steps[-1:] in _NAMES_OF_ACCOUNTS and value == "default"):
+                found |= _of_leaf(tuple(map(str, steps)), value)
     return tuple(flag for flag in Flag if flag in found)
 
 
@@ -147,7 +149,7 @@ def _of_leaf(steps: tuple[str, ...], value: Value) -> set[Flag]:
         found.add(Flag.HOST_PATH)
     if "capabilities" in steps and "add" in steps and value != []:
         found.add(Flag.CAPABILITIES)
-    if last in {"serviceAccountName", "serviceAccount"}:
+    if (last,) in _NAMES_OF_ACCOUNTS:
         found.add(Flag.SERVICE_ACCOUNT)
     if steps[-2:] == ("spec", "replicas") and value == 0 and not isinstance(value, bool):
         found.add(Flag.TO_ZERO)
@@ -158,6 +160,7 @@ def _of_leaf(steps: tuple[str, ...], value: Value) -> set[Flag]:
     return found
 
 
+_NAMES_OF_ACCOUNTS: Final = frozenset({("serviceAccountName",), ("serviceAccount",)})
 _SWITCHES: Final = {
     "privileged": {Flag.PRIVILEGED},
     "hostProcess": {Flag.PRIVILEGED},

@@ -1,11 +1,11 @@
-"""The command of a request: what its call is, without what it sends."""
+"""The command of a request, its target, and what its body is."""
 
 from __future__ import annotations
 
 import attrs
 import pytest
 
-from proxy.hub.approvals.kubectl import kubectl_of
+from proxy.hub.approvals.kubectl import body_is, call_of, kubectl_of
 from proxy.hub.approvals.request import NewRequest
 from proxy.hub.approvals.view import View
 
@@ -57,3 +57,28 @@ POD = "/api/v1/namespaces/shop/pods/web-1"
 )
 def test_a_call_is_a_kubectl_command(method: str, target: str, command: str) -> None:
     assert kubectl_of(attrs.evolve(NEW, method=method, target=target), "prod") == command
+
+
+def test_the_call_has_the_path_behind_a_proxy_and_each_parameter() -> None:
+    target = "/api/v1/namespaces/shop/services/http:web:80/proxy/admin/wipe?all=true"
+    assert call_of(attrs.evolve(NEW, method="POST", target=target)) == f"POST {target}"
+    # Deleted, some days after the end.
+    assert call_of(attrs.evolve(NEW, method="POST", target="")) == ""
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "words"),
+    [
+        ("DELETE", POD, "what it deletes"),
+        ("DELETE", "/api/v1/namespaces/shop/pods", "what it deletes"),
+        ("DELETE", f"{POD}/proxy/admin", "what it sends"),
+        ("POST", "/api/v1/namespaces/shop/pods", "what it writes"),
+        ("PATCH", POD, "what it writes"),
+        ("GET", f"{POD}/exec?command=ls", "images in the pod"),
+        ("POST", f"{POD}/eviction", "images in the pod"),
+        ("POST", "/healthz", "what it sends"),
+        ("DELETE", "", "what it sends"),
+    ],
+)
+def test_a_body_is_named_by_what_it_is(method: str, target: str, words: str) -> None:
+    assert body_is(attrs.evolve(NEW, method=method, target=target)) == words

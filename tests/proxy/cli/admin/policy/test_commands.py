@@ -205,6 +205,9 @@ async def test_a_request_that_needs_an_approval_is_explained(hub: Hub) -> None:
     ]
     body = json.loads((await hub.run(*question, "--json")).stdout)
     assert (body["allowed"], body["decision"], body["rule"]) == (False, "ask", "risky")
+    assert (await hub.run("policy", "apply", "-", stdin=ASKS.replace("50s", "0s"))).exit_code == 0
+    at_once = (await hub.run(*question)).stdout
+    assert "a call does not wait for the approval, which is valid for 900 s" in at_once
     assert [(other["policy"], other["rule"]) for other in body["other_asks"]] == [("asks", "writes")]
     assert body["unapprovable"] == ""
     shell = await hub.run(

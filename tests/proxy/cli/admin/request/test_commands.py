@@ -9,11 +9,13 @@ from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 
+import attrs
 import trio
 
 from proxy.agent.https.blocking import trusting
 from proxy.cli.admin.api.client import AdminClient
 from proxy.cli.admin.request.following import followed
+from proxy.cli.admin.request.showing import SUMMARY_CHARACTERS_MAX, followed_line
 from proxy.cli.output import text
 from proxy.hub.approvals.request import State
 from proxy.hub.approvals.view import Change, View
@@ -50,6 +52,7 @@ async def test_a_person_reads_a_request_and_approves_what_was_shown(hub: Hub) ->
         "sre-1",
         "prod",
     ]
+    assert VIEW.summary in (await hub.ok("request", "list", env=env)).stdout
     shown = (await hub.ok("request", "show", found, env=env)).stdout
     assert shown.splitlines()[:3] == [
         "agent:sre-1 (owner ada@example.com) on prod",
@@ -69,6 +72,17 @@ async def test_a_person_reads_a_request_and_approves_what_was_shown(hub: Hub) ->
     assert hub.requests.found[0].state is State.APPROVED
     again = await hub.fails(*command.split(), env=env)
     assert f"request {found} is approved" in again
+
+
+async def test_the_whole_target_is_shown(hub: Hub) -> None:
+    target = "/api/v1/namespaces/shop/services/http:web:80/proxy/admin/wipe?all=true"
+    found = await a_request(hub, view=View(body="{}"))
+    [request] = hub.requests.found
+    new = attrs.evolve(request.new, method="POST", target=target)
+    hub.requests.found[0] = attrs.evolve(request, new=new)
+    shown = (await hub.ok("request", "show", found)).stdout
+    assert f"\n  POST {target}\n" in shown
+    assert "\nwhat it sends\n  {}\n" in shown
 
 
 async def test_the_command_to_copy_names_the_hub(hub: Hub, tmp_path: Path) -> None:
@@ -200,3 +214,22 @@ async def test_a_person_at_a_terminal_sees_the_request_and_is_asked(hub: Hub) ->
     said = await trio.to_thread.run_sync(at_terminal, b"y\n")
     assert f"is approved by {PERSON}".encode() in said
     assert hub.requests.found[0].state is State.APPROVED
+
+
+def test_a_followed_request_says_what_it_would_do_while_it_waits() -> None:
+    row = {
+        "id": "a1",
+        "agent": "sre-1",
+        "cluster": "prod",
+        "what": "create pods/exec shop/web",
+        "expires_at": "12:00",
+        "summary": f"runs `{'x' * 200}`",
+        "flags": ["runs privileged"],
+        "decided_by": PERSON,
+    }
+    about = "request a1 of agent:sre-1 on prod (create pods/exec shop/web) is"
+    effect = f"runs `{'x' * (SUMMARY_CHARACTERS_MAX - 6)}..."
+    assert followed_line({**row, "state": "pending"}) == (
+        f"{about} pending, until 12:00: {effect}; runs privileged"
+    )
+    assert followed_line({**row, "state": "used"}) == f"{about} used, approved by {PERSON}"

@@ -108,6 +108,9 @@ def test_calls_with_unseen_bytes_need_the_rules_field(mark, asked):
     with pytest.raises(CannotAskError, match="`interactive: true`") as refused:
         check_bindable(asked.info, ASK)
     assert refused.value.status == 403
+    # What the agent can do itself.
+    with_input = b"/exec?" in asked.target and b"example.com" not in asked.target
+    assert ("leave out -i and -t" in refused.value.reason) == with_input
 
 
 @pytest.mark.parametrize(("word", "asked"), calls(REFUSED))

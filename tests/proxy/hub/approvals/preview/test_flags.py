@@ -89,6 +89,10 @@ def pod_of(**spec: object) -> dict[str, Any]:
             [Flag.CAPABILITIES],
         ),
         (f"PATCH {WEB}", pod_of(serviceAccountName="admin"), [Flag.SERVICE_ACCOUNT]),
+        (f"PATCH {WEB}", pod_of(serviceAccountName="default"), [Flag.SERVICE_ACCOUNT]),
+        (f"POST {PODS}", {"spec": {"serviceAccountName": "admin"}}, [Flag.SERVICE_ACCOUNT]),
+        # The API server writes it into each pod.
+        (f"POST {PODS}", {"spec": {"serviceAccountName": "default", "serviceAccount": "default"}}, []),
         (f"PATCH {WEB}", {"metadata": {"finalizers": None}}, [Flag.FINALIZERS]),
         (
             f"PATCH {WEB}",
