@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from typing import Final
 
 import attrs
 import trio
@@ -43,9 +42,6 @@ from proxy.hub.calls.live import Approved, LiveCall
 from proxy.hub.calls.outcome import CloseReason, Outcome, failed
 from proxy.hub.store.engines.errors import StoreUnavailableError
 from proxy.message.failure import Failure, InboundBroken, Processed, StreamCode
-
-# A use is given back or spent within this, also while the hub stops.
-SETTLE_S: Final = 5.0
 
 _HELD = Failure(StreamCode.CANCEL, Processed.NO, "the client or the hub went away while the call waited")
 _UNRECORDED = "the audit trail cannot be written, so an approval can neither be asked for nor used"
@@ -209,11 +205,11 @@ class HeldCall:
         self.parts.nursery.start_soon(self._settled, request_id, taken)
 
     async def _settled(self, request_id: str, taken: bool) -> None:
-        with trio.move_on_after(SETTLE_S, shield=True):
-            if taken:
-                await self.parts.requests.spend(request_id)
-            else:
-                await self.parts.requests.give_back(request_id)
+        # Both shield themselves, also while the hub stops.
+        if taken:
+            await self.parts.requests.spend(request_id)
+        else:
+            await self.parts.requests.give_back(request_id)
 
     # -- the end of a call that was not forwarded
 

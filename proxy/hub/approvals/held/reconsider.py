@@ -20,6 +20,7 @@ from proxy.hub.approvals.request import State
 from proxy.hub.store.engines.errors import StoreUnavailableError
 from proxy.hub.store.entities import Snapshot
 from tunnel.net.fairness import Chunks
+from tunnel.net.loglimit import LogLimit
 
 # Between two rounds. The directory also changes by what concerns no request.
 ROUND_EVERY_S: Final = 1.0
@@ -34,6 +35,7 @@ class Reconsider:
     requests: RequestRows
     current: Callable[[], Snapshot]
     _changed: trio.Event = attrs.Factory(trio.Event)
+    _failed: LogLimit = attrs.Factory(lambda: LogLimit(_log))
 
     def on_change(self) -> None:
         """Judge them soon; a listener of the directory."""
@@ -45,8 +47,9 @@ class Reconsider:
             try:
                 await self._judge()
             except StoreUnavailableError as error:
-                # The next change, which needs the store too, repeats it.
-                _log.warning("approvals: cannot decide the open requests again: %s", error)
+                line = f"approvals: cannot decide the open requests again: {error}"
+                self._failed.warning(line, trio.current_time())
+                self._changed.set()
             await trio.sleep(ROUND_EVERY_S)
             await self._changed.wait()
 

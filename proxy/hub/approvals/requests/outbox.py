@@ -53,7 +53,8 @@ class Outbox(Database):
         )
         claimed = (
             sa.update(t.outbox)
-            .where(rows.id.in_(due))
+            # PostgreSQL may run the subquery of IN once for each row, and then claims them all.
+            .where(rows.id == due.scalar_subquery())
             .values(due_at=Now() + lease_s, attempts=rows.attempts + 1)
             .returning(rows.id, rows.request_id, rows.event, rows.attempts)
         )

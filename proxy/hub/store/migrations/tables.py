@@ -304,9 +304,11 @@ outbox = sa.Table(
     sa.Column("event", sa.String(16), nullable=False),
     sa.Column("created_at", sa.Float, nullable=False),
     # From then on a hub may claim it. A claim moves it on.
-    sa.Column("due_at", sa.Float, nullable=False, index=True),
+    sa.Column("due_at", sa.Float, nullable=False),
     sa.Column("attempts", sa.Integer, nullable=False),
 )
+# The messages of a webhook that is configured no more lie there for a day, the oldest of all.
+sa.Index("ix_outbox_webhook", outbox.c.webhook, outbox.c.due_at)
 
 policy_bundles = sa.Table(
     "policy_bundles",

@@ -36,6 +36,7 @@ class Talk:
     """What `read` has received."""
     ended: trio.Event = attrs.Factory(trio.Event)
     """The hub has ended the connection, or it was closed."""
+    _more: trio.Event = attrs.Factory(trio.Event)
     relay: TrioStream = attrs.field(init=False)
     """The relay's end of the call, in `talking`."""
 
@@ -52,7 +53,15 @@ class Talk:
         with suppress(trio.ClosedResourceError, trio.BrokenResourceError):
             while data := await self.client.receive_some():
                 self.received += data
+                self._more.set()
+                self._more = trio.Event()
         self.ended.set()
+
+    async def has(self, data: bytes) -> None:
+        """Wait until `read` has received this. Only an answer that has begun is cut when its call ends."""
+        with trio.fail_after(30):
+            while data not in self.received:
+                await self._more.wait()
 
     async def say(self, data: bytes, sent: bytes | None = None) -> None:
         """Have bytes of the relay arrive at the client; `sent` is their form without framing."""

@@ -88,5 +88,5 @@ def upgrade() -> None:
             ["request_id"], ["requests.id"], name="fk_outbox_request_id_requests", ondelete="CASCADE"
         ),
     )
-    for column in ("due_at", "request_id"):
-        op.create_index(f"ix_outbox_{column}", "outbox", [column])
+    op.create_index("ix_outbox_request_id", "outbox", ["request_id"])
+    op.create_index("ix_outbox_webhook", "outbox", ["webhook", "due_at"])

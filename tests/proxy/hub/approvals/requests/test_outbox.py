@@ -43,6 +43,19 @@ def test_each_webhook_hears_of_what_became_of_a_request(database: Location) -> N
         assert events(table, "slack") == []
 
 
+def test_a_claim_takes_one_message_whatever_the_database_knows_of_the_table(database: Location) -> None:
+    snapshot = populate(database)
+    with opened(database, webhooks=("slack",)) as table:
+        table.open(new_request(snapshot), serves="")
+        # PostgreSQL does so by itself, and takes the table for one of a single row from then on.
+        run(database, "analyze")
+        for number in range(1, 10):
+            table.open(new_request(snapshot, number), serves="")
+        assert table.claim("slack", 60) is not None
+    counted = "select attempts, count(*) from outbox group by attempts order by attempts"
+    assert run(database, counted) == [(0, 9), (1, 1)]
+
+
 def test_a_claim_is_one_hubs_until_its_lease_ends(database: Location) -> None:
     snapshot = populate(database)
     with opened(database, webhooks=("slack",)) as table, opened(database, "boot-b") as other:
