@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from audit.kubectl import kubectl_line, words_of
 from audit.record import Request, Stream
-from auth.requestinfo import BadTarget, RequestInfo, decode_value, first_values, parse, raw_values
+from auth.requestinfo import BadTarget, RequestInfo, decode_value, parse, raw_values
+from proxy.hub.approvals.plan.query import may_be_true
 from proxy.hub.approvals.request import NewRequest
 
 
@@ -35,4 +36,4 @@ def kubectl_of(new: NewRequest, cluster: str) -> str:
 def _stream_of(info: RequestInfo) -> Stream:
     # A part that cannot be decoded is seen as such in the target.
     command = tuple(decode_value(value) or "" for value in raw_values(info.query, "command"))
-    return Stream(command=command, tty=first_values(info.query, ("tty",)).get("tty") == ["true"])
+    return Stream(command=command, tty=may_be_true(info.query, "tty"))
