@@ -45,7 +45,9 @@ def words_of(req: Request, stream: Stream | None) -> list[str]:
     # The client chooses both: as options, such as `--server=…`, they would change the command's meaning.
     if req.resource.startswith("-") or req.name.startswith("-"):
         return []
-    query = parse_qs(req.raw_target.partition("?")[2])
+    parsed = parse_qs(req.raw_target.partition("?")[2], keep_blank_values=True)
+    # The API server takes the first value, also if it is empty.
+    query = {name: values[0] for name, values in parsed.items()}
     if req.subresource in _STREAMS:
         return _stream(req, stream, query)
     command = _COMMANDS.get(req.verb)
@@ -55,13 +57,15 @@ def words_of(req: Request, stream: Stream | None) -> list[str]:
     words = [command, *_object(command, req)]
     if req.subresource:
         words.append(f"--subresource={req.subresource}")
-    if req.verb == "deletecollection" and "labelSelector" not in query:
+    if req.verb == "deletecollection" and not query.get("labelSelector"):
         words.append("--all")
     words += _where(req)
     for name, option in _SELECTORS.items():
         # This is how kubectl requests a list or a watch of one object.
         by_name = f"metadata.name={req.name}" if req.name else None
-        words += [part for value in query.get(name, [])[:1] if value != by_name for part in (option, value)]
+        value = query.get(name)
+        if value and value != by_name:
+            words += [option, value]
     if req.verb == "watch":
         words.append("--watch")
     if req.dry_run:
@@ -90,12 +94,13 @@ def _where(req: Request) -> list[str]:
     return ["-A"] if req.verb in _OF_MANY and not req.name else []
 
 
-def _stream(req: Request, stream: Stream | None, query: dict[str, list[str]]) -> list[str]:
+def _stream(req: Request, stream: Stream | None, query: dict[str, str]) -> list[str]:
     words = [_STREAMS[req.subresource], req.name, *_where(req)]
-    words += [part for value in query.get("container", [])[:1] for part in ("-c", value)]
+    if container := query.get("container"):
+        words += ["-c", container]
     if req.subresource == "log":
-        return [*words, "-f"] if query.get("follow") == ["true"] else words
-    if "stdin" in query and query["stdin"][0] == "true":
+        return [*words, "-f"] if _is_true(query, "follow") else words
+    if _is_true(query, "stdin"):
         words.append("-i")
     if stream is not None and stream.tty:
         words.append("-t")
@@ -103,3 +108,8 @@ def _stream(req: Request, stream: Stream | None, query: dict[str, list[str]]) ->
         words += ["--", *stream.command]
     # The ports are requested inside the stream.
     return [*words, "..."] if req.subresource == "portforward" else words
+
+
+def _is_true(query: dict[str, str], name: str) -> bool:
+    """Whether the API server takes a parameter for true: any value but these two, an empty one too."""
+    return query.get(name, "false").lower() not in {"0", "false"}

@@ -86,6 +86,12 @@ class Ask:
         """Whether the API that the request is for certainly honours `dryRun` for it."""
         if info.group in TRUSTED_DRY_RUN_GROUPS:
             return info.subresource in TRUSTED_DRY_RUN_SUBRESOURCES
+        return self.knows_api(info)
+
+    def knows_api(self, info: RequestInfo) -> bool:
+        """Whether the API is one of Kubernetes, or one that the rule names in `dryRun`."""
+        if info.group in TRUSTED_DRY_RUN_GROUPS:
+            return info.is_resource
         return self.dry_run is not None and info.group in self.dry_run
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from audit.kubectl import kubectl_line, words_of
 from audit.record import Stream
-from auth.requestinfo import BadTarget, RequestInfo, decode_value, first_values, parse, raw_values
+from auth.requestinfo import BadTarget, RequestInfo, decode_value, parse, raw_values
 from proxy.hub.approvals.plan.bindable import is_pod_stream
+from proxy.hub.approvals.plan.query import may_be_true
 from proxy.hub.approvals.request import NewRequest
 from proxy.hub.authorize.events import recorded_request
 
@@ -51,4 +52,4 @@ def _info_of(new: NewRequest) -> RequestInfo | None:
 def _stream_of(info: RequestInfo) -> Stream:
     # A part that cannot be decoded is seen as such in the target.
     command = tuple(decode_value(value) or "" for value in raw_values(info.query, "command"))
-    return Stream(command=command, tty=first_values(info.query, ("tty",)).get("tty") == ["true"])
+    return Stream(command=command, tty=may_be_true(info.query, "tty"))

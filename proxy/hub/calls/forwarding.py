@@ -31,7 +31,8 @@ from proxy.message.status import failure_response, status_response, with_process
 from tunnel import Detached, Draining, Interruptions, SessionClosed, Stream, TooManyStreams
 
 # The API server's answers by which nothing was done: a conflict of versions, and an eviction that a
-# PodDisruptionBudget forbids for now. Clients repeat both. Behind a proxy, a backend may mean something else.
+# PodDisruptionBudget forbids for now. Clients repeat both. A backend behind a proxy, and an API that is not
+# known, may have acted before they answer so.
 _NOT_TAKEN = frozenset({409, 429})
 
 
@@ -300,11 +301,18 @@ def pass_head(forwarding: Forwarding, live: LiveCall, head: ResponseHead) -> Res
     tally.status = status
     tally.upgraded = status == 101
     if live.approved is not None:
-        live.approved.settle(taken=not live.guardrail and (parsed.tail or status not in _NOT_TAKEN))
+        live.approved.settle(taken=not live.guardrail and _may_be_taken(call, status))
     if not parsed.small and call.long:
         # The token is most of the request's headers, and a watch keeps them for hours.
         call.head.fields.forget_parts()
     return answer
+
+
+def _may_be_taken(call: Call, status: int) -> bool:
+    """Whether the API server may have carried out an asked call that it answers with this status."""
+    ask = call.verdict.decision.ask
+    known = ask is not None and ask.knows_api(call.info) and not call.parsed.tail
+    return not known or status not in _NOT_TAKEN
 
 
 def _failed_answer(live: LiveCall, outcome: Outcome) -> tuple[ResponseHead, bytes]:

@@ -138,7 +138,9 @@ class Asking:
         if isinstance(made, PreviewRefused):
             live.guardrail = made.guardrail
             refused = plain_refusal(live.call, made.status, made.message)
-            raise RefusedError(attrs.evolve(refused, details=made.details, reason=made.reason))
+            raise RefusedError(
+                attrs.evolve(refused, details=made.details, reason=made.reason, note=made.note)
+            )
         return made
 
     async def _is_same(self, request: Request) -> bool:

@@ -39,6 +39,8 @@ class PreviewRefused:
     """For programs of the agent, as in a Status."""
     guardrail: str = ""
     """The relay's guardrail that denied it; for `LiveCall.guardrail`."""
+    note: str = ""
+    """For the trail, if the message is an API server's, which may quote the body."""
 
 
 def refusal_of(status: int, body: bytes) -> PreviewRefused:
@@ -53,5 +55,9 @@ def refusal_of(status: int, body: bytes) -> PreviewRefused:
     assert isinstance(said, dict), "it has a message"
     details = said.get("details")
     return PreviewRefused(
-        status, message, text_at(said, "reason"), details if isinstance(details, dict) else None
+        status,
+        message,
+        text_at(said, "reason"),
+        details if isinstance(details, dict) else None,
+        note=f"the API server refuses what the call would do with {status}",
     )

@@ -46,6 +46,22 @@ POD = "/api/v1/namespaces/shop/pods/web-1"
             "/apis/apps/v1/namespaces/shop/deployments/web",
             "kubectl --context prod patch deployments.apps web -f ... -n shop",
         ),
+        # The API server takes the first value, also if it is empty.
+        (
+            "DELETE",
+            "/api/v1/namespaces/shop/pods?labelSelector=&labelSelector=a%3Db&fieldSelector",
+            "kubectl --context prod delete pods --all -n shop",
+        ),
+        (
+            "POST",
+            f"{POD}/exec?command=sh&stdin=1&tty=&container=&container=app",
+            "kubectl --context prod exec web-1 -n shop -i -t -- sh",
+        ),
+        (
+            "POST",
+            f"{POD}/exec?command=sh&stdin=False&tty=0",
+            "kubectl --context prod exec web-1 -n shop -- sh",
+        ),
         # No command sends it.
         ("POST", f"{POD}/proxy/admin", ""),
         # An option in the place of a name would change the command.

@@ -15,7 +15,7 @@ from auth.requestinfo import parse
 from proxy.hub.approvals.preview.bodies import Body
 from proxy.hub.approvals.preview.difference import DIFFERENCES_MAX, RESTARTED_AT, VARYING_MAX
 from proxy.hub.approvals.preview.effect import OBJECTS_MAX, Effect, effect_fits
-from proxy.hub.approvals.preview.findings import NO_OBJECT, NOT_HONOURED, SENT_BODY, Findings, object_of
+from proxy.hub.approvals.preview.findings import NO_OBJECT, NOT_HONOURED, Findings, object_of
 from proxy.hub.approvals.preview.shapes import Preview
 from proxy.hub.approvals.preview.values import DEPTH_MAX, canonical, leaves, same, shown_json
 from proxy.hub.approvals.view import VIEW_BYTES_MAX, Change
@@ -145,54 +145,6 @@ def test_places_that_differ_between_two_dry_runs_are_listed_and_left_out() -> No
     assert (
         made.effect != findings(method="POST").tried(None, other, {**other, "metadata": {"name": "z"}}).effect
     )
-
-
-def pod_with_volumes(number: int, *volumes: dict[str, Any], first: bool = False) -> dict[str, Any]:
-    """A pod to which the API server adds a volume with a generated name."""
-    added = {"name": f"kube-api-access-{number}", "projected": {}}
-    listed = [added, *volumes] if first else [*volumes, added]
-    mounts = [{"name": volume["name"], "mountPath": "/x"} for volume in listed]
-    spec = {"volumes": listed, "containers": [{"name": "c", "volumeMounts": mounts}]}
-    return {"kind": "Pod", "metadata": {"name": "p"}, "spec": spec}
-
-
-@pytest.mark.parametrize("first", [False, True])
-def test_an_element_with_a_generated_name_hides_no_other_element(first: bool) -> None:
-    host = {"name": "root", "hostPath": {"path": "/"}}
-    create = findings("/api/v1/namespaces/shop/pods", method="POST")
-    made = create.tried(None, *(pod_with_volumes(n, host, first=first) for n in (1, 2)))
-    assert made.view.flags == ("mounts a folder of the host", "changes a volume")
-    assert '"path": "/"' in made.view.body
-    assert "kube-api-access" not in made.view.body
-    assert made.view.left_out == (
-        'spec.containers[name=c].volumeMounts[name="*"]',
-        'spec.volumes[name="*"]',
-    )
-    again = create.tried(None, *(pod_with_volumes(n, host, first=first) for n in (3, 4)))
-    assert again.effect == made.effect
-    other = {"name": "root", "hostPath": {"path": "/etc"}}
-    changed = create.tried(None, *(pod_with_volumes(n, other, first=first) for n in (3, 4)))
-    assert changed.effect != made.effect
-
-
-def test_what_is_sent_is_shown_where_the_difference_leaves_it_out() -> None:
-    def pod_of(*added: str) -> dict[str, Any]:
-        volumes = [{"hostPath": {"path": "/"}}, *({"emptyDir": {"medium": text}} for text in added)]
-        return {"kind": "Pod", "metadata": {"name": "p"}, "spec": {"volumes": volumes}}
-
-    body = json.dumps(pod_of()).encode()
-    pods = "/api/v1/namespaces/shop/pods"
-    made = findings(pods, body, method="POST").tried(None, pod_of("a"), pod_of("a", "b"))
-    assert made.view.left_out == ("spec.volumes",)
-    assert '"path": "/"' in made.view.body
-    assert "mounts a folder of the host" in made.view.flags
-    assert made.view.notes == (SENT_BODY,)
-    patch = b'[{"op": "add", "path": "/spec/volumes/0", "value": {"hostPath": {"path": "/"}}}]'
-    before = {"kind": "Pod", "metadata": {"name": "p"}, "spec": {}}
-    made = findings(f"{pods}/p", patch).tried(before, pod_of("a"), pod_of("a", "b"))
-    assert '"path": "/"' in made.view.body
-    assert "mounts a folder of the host" in made.view.flags
-    assert findings(f"{pods}/p", b'{"spec": {"x": 1}}').tried(before, pod_of("a"), pod_of()).view.body == ""
 
 
 @given(objects, objects, objects)

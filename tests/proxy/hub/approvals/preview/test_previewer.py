@@ -137,7 +137,8 @@ async def test_what_the_api_server_refuses_in_the_dry_run_goes_to_the_agent(
 ) -> None:
     cluster.answer = lambda asked: status(code, "no, web", reason, name="web") if asked.dry else (200, web())
     refused = await cluster.refused(PATCH, {})
-    assert refused == PreviewRefused(code, "no, web", reason, {"name": "web"})
+    note = f"the API server refuses what the call would do with {code}"
+    assert refused == PreviewRefused(code, "no, web", reason, {"name": "web"}, note=note)
 
 
 async def test_an_answer_that_is_no_status_has_other_words(cluster: Cluster) -> None:
@@ -235,7 +236,9 @@ async def test_what_is_not_there_is_not_asked_about(cluster: Cluster) -> None:
     cluster.answer = lambda _: status(404, 'pods "p" not found', "NotFound")
     for line in (f"DELETE {PODS}/p", f"POST {PODS}/p/exec?command=ls", f"POST {PODS}/p/eviction"):
         refused = await cluster.refused(line)
-        assert refused == PreviewRefused(404, 'pods "p" not found', "NotFound", {})
+        assert isinstance(refused, PreviewRefused)
+        assert (refused.status, refused.message) == (404, 'pods "p" not found')
+        assert (refused.reason, refused.details) == ("NotFound", {})
 
 
 async def test_a_collection_is_listed_and_one_that_is_too_large_cannot_be_approved(cluster: Cluster) -> None:
