@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import get_args, get_origin
 
 import attrs
-import click
 import pytest
 
-from proxy.cli.group import build_group
 from proxy.hub.home.config import HubConfig
 from proxy.process.config import Address
 from proxy.relay.config import FileConfig
+from tests.pages import anchors, unknown
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
@@ -50,12 +49,6 @@ FOREIGN = {
     "password authentication failed for user …",
     "server does not support SSL, but SSL was required",
 }
-
-
-def anchors(page: str) -> set[str]:
-    """The anchors of the headings, as GitHub and GitLab make them."""
-    headings = re.findall(r"^#+ (.*)$", page, re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}
 
 
 @pytest.mark.parametrize("path", PAGES, ids=[str(path.relative_to(ROOT)) for path in PAGES])
@@ -182,32 +175,6 @@ def commands(page: str) -> list[str]:
     shown += [" ".join(each.split()) for each in _CODE.findall(page.replace("```", ""))]
     found = [re.split(r" [#|>&]|&& |;|\)", each)[0].strip() for each in shown if each.startswith("hawse ")]
     return [each for each in found if re.match(r"hawse [a-z]", each)]
-
-
-def unknown(command: str) -> list[str]:
-    """The words of a command line that `hawse` does not have: commands and options."""
-    at: click.Command = build_group()
-    wrong: list[str] = []
-    # Quoted arguments may look like options, and so may what runs after `--`.
-    line = re.sub(r'"[^"]*"', "WORD", command).replace("…", "").replace("[", " ").replace("]", " ")
-    is_value = False
-    for word in line.split(" -- ")[0].split()[1:]:
-        if is_value:
-            is_value = False
-        elif word.startswith("-"):
-            # Before a command, the word after an option is its value.
-            takes_one = any(word in each.opts and not getattr(each, "is_flag", False) for each in at.params)
-            is_value = isinstance(at, click.Group) and takes_one
-            known = {option for each in at.params for option in (*each.opts, *each.secondary_opts)}
-            if not set(word.partition("=")[0].split("|")) <= known:
-                wrong.append(word)
-        elif isinstance(at, click.Group):
-            # `apply|remove`: either of them.
-            below = [at.get_command(click.Context(at), name) for name in word.split("|")]
-            if below[0] is None or None in below:
-                return [word]
-            at = below[0]
-    return wrong
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,8 @@ from tests.deploy.monitoring import (
     panels,
     rules,
 )
+from tests.pages import anchors, unknown
 from tests.postgres import CI_VARIABLES
-from tests.test_pages import anchors, unknown
 
 RUNBOOKS = "https://hawse.example/source/"
 # Metrics that each of several hubs has for the same cluster.

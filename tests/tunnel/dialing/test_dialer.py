@@ -190,6 +190,19 @@ async def test_a_refusal_beside_a_hub_that_drains_is_obeyed(autojump_clock: Mock
     assert network.dialled_at == pytest.approx([0, 20, 50], abs=0.1)
 
 
+async def test_each_dial_is_counted_by_its_result(autojump_clock: MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        refusal, no_http = answer(503, b"Retry-After: 30\r\n"), answer(404)
+        network = Network(nursery, refusal, no_http, Hub(1000))
+        results: list[str] = []
+        with trio.move_on_after(200):
+            await run_dialer(config(network), accept_until_closed, dialled=results.append)
+        nursery.cancel_scope.cancel()
+    assert results[0] == "refused"
+    assert results[-1] == "up"
+    assert len(results) == len(network.dialled_at) == 3
+
+
 async def test_a_hub_that_dies_while_it_drains_is_dialled_at_once(autojump_clock: MockClock) -> None:
     """Its streams wait for a resumption, which no other hub can give them."""
     resuming = Hello(cluster="c1", features=("resume",))
