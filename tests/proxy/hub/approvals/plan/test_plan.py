@@ -159,6 +159,8 @@ def test_websocket_and_spdy_are_one_request(stream):
     target = POD + b"/" + stream + b"?command=ls&command=-l"
     get, post = (Asked(method, target, upgrade=True) for method in (b"GET", b"POST"))
     assert get.plan(INTERACTIVE) == post.plan(INTERACTIVE)
+    put = Asked(b"PUT", get.target, upgrade=True)
+    assert put.digest != get.digest
     plain = [attrs.evolve(asked, upgrade=False).plan(INTERACTIVE) for asked in (get, post)]
     assert len({get.plan(INTERACTIVE), *plain}) == 3
 

@@ -67,6 +67,8 @@ def test_three_denials_by_a_rule_deny_what_it_asks_for_ten_minutes(database: Loc
         with pytest.raises(TooManyRequestsError, match=refused):
             table.open(new_request(snapshot, 9), serves="")
         table.open(new_request(snapshot, 9, rule="other"), serves="")
+        # Of another policy, whose rule has the same id.
+        table.open(new_request(snapshot, 11, policy="elsewhere"), serves="")
         table.open(new_request(snapshot, 9, "robot1"), serves="")
         wait(database, 590)
         with pytest.raises(TooManyRequestsError, match=r"for 1 minute$"):
