@@ -241,7 +241,6 @@ requests = sa.Table(
     sa.Column("agent_id", sa.ForeignKey("agents.id", ondelete="CASCADE"), nullable=False),
     sa.Column("cluster_id", sa.ForeignKey("clusters.id", ondelete="CASCADE"), nullable=False, index=True),
     sa.Column("plan", sa.String(64), nullable=False),
-    sa.Column("effect", sa.Text, nullable=False),
     sa.Column("shown", sa.String(64), nullable=False),
     sa.Column("what", sa.Text, nullable=False),
     sa.Column("reason", sa.Text, nullable=False),
@@ -255,9 +254,8 @@ requests = sa.Table(
     sa.Column("method", sa.Text, nullable=False),
     sa.Column("target", sa.Text, nullable=False),
     sa.Column("upgrade", sa.Boolean, nullable=False),
-    # The masked preview as JSON: without what may be large, and whole. Empty once it was deleted.
+    # The masked preview as JSON, without what may be large. Empty once it was deleted, as `view`.
     sa.Column("summary", sa.Text, nullable=False),
-    sa.Column("view", sa.Text, nullable=False),
     sa.Column("too_large", sa.Boolean, nullable=False),
     sa.Column("state", sa.String(16), nullable=False),
     # How many transitions it has made. Each one adds 1.
@@ -277,6 +275,10 @@ requests = sa.Table(
     sa.Column("valid_until", sa.Float),
     sa.Column("ended_at", sa.Float, index=True),
     sa.Column("because", sa.Text, nullable=False),
+    # SQLite reads a row up to the last column that is asked for. These two may be large: digests of the
+    # effect, and the whole preview.
+    sa.Column("effect", sa.Text, nullable=False),
+    sa.Column("view", sa.Text, nullable=False),
     sa.CheckConstraint(
         "state IN ('pending', 'approved', 'denied', 'using', 'used', 'expired', 'cancelled', 'stale', "
         "'revoked')",

@@ -28,7 +28,6 @@ def upgrade() -> None:
         sa.Column("agent_id", sa.String(36), nullable=False),
         sa.Column("cluster_id", sa.String(36), nullable=False),
         sa.Column("plan", sa.String(64), nullable=False),
-        sa.Column("effect", sa.Text, nullable=False),
         sa.Column("shown", sa.String(64), nullable=False),
         sa.Column("what", sa.Text, nullable=False),
         sa.Column("reason", sa.Text, nullable=False),
@@ -42,7 +41,6 @@ def upgrade() -> None:
         sa.Column("target", sa.Text, nullable=False),
         sa.Column("upgrade", sa.Boolean(create_constraint=False), nullable=False),
         sa.Column("summary", sa.Text, nullable=False),
-        sa.Column("view", sa.Text, nullable=False),
         sa.Column("too_large", sa.Boolean(create_constraint=False), nullable=False),
         sa.Column("state", sa.String(16), nullable=False),
         sa.Column("changes", sa.Integer, nullable=False),
@@ -58,6 +56,9 @@ def upgrade() -> None:
         sa.Column("valid_until", sa.Float),
         sa.Column("ended_at", sa.Float),
         sa.Column("because", sa.Text, nullable=False),
+        # SQLite reads a row up to the last column that is asked for, and these two may be large.
+        sa.Column("effect", sa.Text, nullable=False),
+        sa.Column("view", sa.Text, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_requests"),
         sa.ForeignKeyConstraint(
             ["agent_id"], ["agents.id"], name="fk_requests_agent_id_agents", ondelete="CASCADE"
