@@ -358,4 +358,5 @@ def test_neither_the_body_nor_a_value_leaves_with_the_summary(database: Location
         "notes": list(VIEW.notes),
         "body": "",
         "too_large": False,
+        "claimed_reason": VIEW.claimed_reason,
     }
