@@ -10,19 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from auth.policy.ask import Ask
-from auth.requestinfo import parse
-from proxy.hub.approvals.preview.bodies import Body
 from proxy.hub.approvals.preview.difference import DIFFERENCES_MAX, RESTARTED_AT, VARYING_MAX
 from proxy.hub.approvals.preview.effect import OBJECTS_MAX, Effect, effect_fits
-from proxy.hub.approvals.preview.findings import NO_OBJECT, NOT_HONOURED, Findings, object_of
+from proxy.hub.approvals.preview.findings import NO_OBJECT, NOT_HONOURED, object_of
 from proxy.hub.approvals.preview.shapes import Preview
 from proxy.hub.approvals.preview.values import DEPTH_MAX, canonical, leaves, same, shown_json
 from proxy.hub.approvals.view import VIEW_BYTES_MAX, Change
+from tests.proxy.hub.approvals.preview.findings import WEB, findings
 
-ASK = Ask(("any",))
-SALT = bytes(range(16))
-WEB = "/apis/apps/v1/namespaces/shop/deployments/web"
 SECRET = "/api/v1/namespaces/shop/secrets/pass"
 
 keys = st.text(max_size=4) | st.sampled_from(["name", "env", "data", "value", "spec", "metadata", "status"])
@@ -38,10 +33,6 @@ objects = st.fixed_dictionaries(
     {"kind": st.just("Deployment"), "spec": values, "data": values, "metadata": named}
 )
 targets = st.sampled_from([WEB, SECRET])
-
-
-def findings(target: str = WEB, body: bytes = b"", method: str = "PATCH", salt: bytes = SALT) -> Findings:
-    return Findings(parse(method.encode(), target.encode()), ASK, Body.of(body), salt)
 
 
 def tried(before: Any, after: Any, again: Any = None, target: str = WEB) -> Preview:

@@ -9,7 +9,7 @@ import pytest
 
 from proxy.hub.approvals.preview.findings import SENT_BODY
 from proxy.hub.approvals.view import Change
-from tests.proxy.hub.approvals.preview.test_findings import WEB, findings
+from tests.proxy.hub.approvals.preview.findings import WEB, findings
 
 
 def pod_with_volumes(number: int, *volumes: dict[str, Any], first: bool = False) -> dict[str, Any]:
