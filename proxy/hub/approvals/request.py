@@ -47,7 +47,8 @@ class NewRequest:
     plan: str
     """The hexadecimal SHA-256 of the exact call (proxy/hub/approvals/plan)."""
     effect: str
-    """Salted digests of what the preview found that the call would do, at most 64 KiB of text."""
+    """Salted digests of what the preview found that the call would do, at most 64 KiB of text; "" once the
+    view was deleted."""
     what: str
     """The call in one line, as an approver reads it: `delete deployments.apps shop/web`."""
     reason: str

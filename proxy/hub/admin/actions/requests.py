@@ -241,7 +241,7 @@ class RequestActions:
             "summary": view.summary,
             "flags": list(view.flags),
             "too_large": view.too_large,
-            "shown": new.shown,
+            "shown": "" if request.view_deleted else new.shown,
             "created_at": time_text(request.created_at),
             "expires_at": time_text(request.expires_at),
             "decided_by": request.decided_by,

@@ -261,7 +261,8 @@ class RequestsTable(Outbox):
         with self._read() as connection:
             now, _ = clock_and_database(connection)
         old = sa.and_(_REQUESTS.ended_at < now - VIEW_KEPT_S, _REQUESTS.view != "")
-        clear = sa.update(t.requests).values(view="", summary="", target="")
+        # The effect of a collection is as large as a view. Ended requests compare none.
+        clear = sa.update(t.requests).values(view="", summary="", target="", effect="")
         self._in_batches(lambda ids: clear.where(_REQUESTS.id.in_(ids)), old)
         gone = _REQUESTS.ended_at < now - ROW_KEPT_S
         self._in_batches(lambda ids: sa.delete(t.requests).where(_REQUESTS.id.in_(ids)), gone)

@@ -284,7 +284,8 @@ def test_what_was_shown_is_deleted_a_week_after_the_end_and_the_row_later(databa
         table.tidy()
         left = table.get(ended.id)
         assert left.view_deleted
-        assert (left.new.target, left.answer, left.new.shown) == ("", "no", ended.new.shown)
+        assert left.new.effect == ""
+        assert (left.new.target, left.answer) == ("", "no")
         # Only what has ended: here no sweep has ended the other one.
         assert run(database, "select count(*) from requests where view <> ''") == [(1,)]
         wait(database, ROW_KEPT_S)
