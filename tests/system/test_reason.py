@@ -90,7 +90,7 @@ def test_a_server_on_standard_input_and_output_runs_behind_it(world: World, tmp_
     environment = {**world.agent, "HAWSE_REASON": REASON}
     with running(argv, environment, tmp_path / "log") as client:
         assert client.tools() == ["kubectl"]
-        listed = client.call("kubectl", argv=["get", "pods", f"--namespace={NAMESPACE}", "-o", "name"])
+        listed = client.call("kubectl", argv=["get", "pod", POD, f"--namespace={NAMESPACE}", "-o", "name"])
         assert (listed.text, listed.failed) == (f"pod/{POD}\n", False)
         world.admin("agent", "lock", AGENT)
         try:
@@ -99,5 +99,5 @@ def test_a_server_on_standard_input_and_output_runs_behind_it(world: World, tmp_
             world.admin("agent", "unlock", AGENT)
         assert refused.failed
         assert f"agent:{AGENT} is locked" in refused.text
-        again = client.call("kubectl", argv=["get", "pods", f"--namespace={NAMESPACE}", "-o", "name"])
+        again = client.call("kubectl", argv=["get", "pod", POD, f"--namespace={NAMESPACE}", "-o", "name"])
         assert (again.text, again.failed) == (f"pod/{POD}\n", False)

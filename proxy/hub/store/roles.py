@@ -43,7 +43,7 @@ MEANINGS: Final[Mapping[Role, str]] = {
     Role.VIEWER: "reads /metrics, teams, agents, clusters, relays, keys, policies",
     Role.AUDITOR: "viewer, and reads the trail, simulates policies, lists tokens",
     Role.OPERATOR: "viewer, and sees and kills live calls, locks and unlocks agents",
-    Role.APPROVER: "viewer, and sees, approves, denies and revokes requests, as a person",
+    Role.APPROVER: "viewer, and sees, approves, denies and revokes requests",
     Role.ADMIN: "everything, but for approving requests",
 }
 

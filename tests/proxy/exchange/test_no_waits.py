@@ -8,6 +8,7 @@ from pathlib import Path
 FOLDER = Path(__file__).parents[3] / "proxy"
 # A port opens its connection before its exchange starts.
 PORTS: dict[str, set[str]] = {
+    "AnswerPort": set(),
     "ClientPort": set(),
     "DirectPort": {"open"},
     "PeerPort": set(),

@@ -63,6 +63,8 @@ class Hub:
     began: float = attrs.Factory(trio.current_time)
     serve: bool = True
     carry: bool = True
+    asked: None = None
+    """No call waits for an approval."""
     signal: trio.MemorySendChannel[int] = attrs.field(init=False)
     signals: trio.MemoryReceiveChannel[int] = attrs.field(init=False)
 

@@ -16,6 +16,7 @@ from proxy.hub.store.clusters import RELAY_INSTANCES_KEPT, RelayContact
 from proxy.hub.store.engines.engine import Location
 from proxy.hub.store.engines.errors import (
     ConflictError,
+    ForbiddenError,
     InvalidError,
     NotFoundError,
     StoreError,
@@ -574,7 +575,7 @@ def test_what_is_too_much_is_refused_before_it_is_stored(store: Store) -> None:
 
 def test_every_refusal_is_one_kind_of_error() -> None:
     ours = {kind for kind in StoreError.__subclasses__() if kind.__module__.startswith("proxy.hub.store.")}
-    assert ours == {NotFoundError, ConflictError, InvalidError, StoreUnavailableError}
+    assert ours == {NotFoundError, ForbiddenError, ConflictError, InvalidError, StoreUnavailableError}
 
 
 def holds(database: Location, statement: str) -> bool:
