@@ -33,25 +33,30 @@ def add_server(path: str, section: str, name: str, entry: Mapping[str, object]) 
             "remove it there, or choose another name with --name"
         )
     servers[name] = dict(entry)
-    write_private(target, _text(document, path))
-    if mode is not None:
-        _restore_mode(target, mode)
+    write_private(target, _text(document, path), mode=mode)
     return True
 
 
-def _read(target: str, path: str) -> tuple[bytes, int | None]:
-    """Return the content and the mode of a file; none of both if it is missing. Raises AgentError."""
+def _read(target: str, path: str) -> tuple[bytes, int]:
+    """Return the content and the mode of a file, or those of a new one. Raises AgentError."""
     try:
-        with open(target, "rb") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+        with open(target, "rb", opener=_open_at_once) as file:
+            mode = os.fstat(file.fileno()).st_mode
+            if not stat.S_ISREG(mode):
+                raise AgentError(f"{path} is not a regular file")
             raw = file.read(FILE_BYTES_MAX + 1)
     except FileNotFoundError:
-        return b"", None
+        return b"", 0o600
     except OSError as error:
         raise AgentError(f"cannot read {path}: {error.strerror}") from error
     if len(raw) > FILE_BYTES_MAX:
         raise AgentError(f"{path} is no client's configuration: it is larger than {FILE_BYTES_MAX} bytes")
-    return raw, mode
+    return raw, stat.S_IMODE(mode)
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    # A FIFO would wait for a writer.
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _parse(raw: bytes, path: str) -> dict[str, object]:
@@ -76,10 +81,3 @@ def _text(document: Mapping[str, object], path: str) -> bytes:
     except (ValueError, RecursionError):
         # An infinite number, or half a pair of UTF-16.
         raise AgentError(f"{path} has a value that hawse cannot write back: add the entry by hand") from None
-
-
-def _restore_mode(path: str, mode: int) -> None:
-    try:
-        os.chmod(path, mode)
-    except OSError as error:
-        raise AgentError(f"cannot set the mode of {path}: {error.strerror}") from error
