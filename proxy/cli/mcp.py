@@ -9,7 +9,8 @@ import sys
 
 import click
 
-from proxy.agent.mcp.clients import CLIENTS, SERVERS
+from audit.escape import escape
+from proxy.agent.mcp.clients import CLIENTS, SERVERS, Client
 from proxy.cli.errors import CommandError
 
 
@@ -61,7 +62,7 @@ def config(
     from proxy.message.reason import ReasonError, check_reason
 
     chosen = CLIENTS[client]
-    path = os.path.abspath(file) if file else chosen.path(os.environ, os.getcwd())
+    path = _path(chosen, file)
     if not name.strip() or not name.isprintable():
         raise CommandError("--name is empty, or has a control character")
     try:
@@ -78,17 +79,25 @@ def config(
     except ReasonError as error:
         raise CommandError(f"--reason {error}") from error
     except (AgentError, IdentityError) as error:
-        raise CommandError(str(error)) from error
+        raise CommandError(escape(str(error))) from error
     document = {chosen.section: {name: made}}
     if as_json:
         found = {"client": client, "server": server, "path": path, "written": written, "document": document}
         click.echo(json.dumps(found, indent=2))
     elif write:
-        click.echo(f"{'added' if written else 'already there:'} {name} {'to' if written else 'in'} {path}")
+        click.echo(escape(f"added {name} to {path}" if written else f"already there: {name} in {path}"))
         click.echo(f"next: restart {chosen.title}, and ask it for the pods of a namespace")
     else:
         click.echo(json.dumps(document, indent=2, ensure_ascii=False))
-        click.echo(f"for {path}; to add it there: --write", err=True)
+        click.echo(f"for {escape(path)}; to add it there: --write", err=True)
+
+
+def _path(client: Client, file: str | None) -> str:
+    """Return the absolute path of the client's file; raises CommandError."""
+    try:
+        return os.path.abspath(file) if file else client.path(os.environ, os.getcwd())
+    except FileNotFoundError:
+        raise CommandError("the working folder was removed: change to another one") from None
 
 
 def _hawse(*, on_path: bool) -> str:

@@ -7,7 +7,7 @@ import os
 import stat
 from collections.abc import Mapping
 
-from proxy.agent.local.errors import AgentError, quoted
+from proxy.agent.local.errors import AgentError
 from proxy.agent.local.files import FILE_BYTES_MAX, write_private
 from proxy.process.untrusted_json import read_json
 
@@ -17,6 +17,7 @@ def add_server(path: str, section: str, name: str, entry: Mapping[str, object]) 
 
     The file is replaced whole, or not at all. A missing one is created (0600); an existing one keeps its mode
     and the order of its keys. An equal entry is left as it is, and another one of this name is an error.
+    Errors name the path as it is, not escaped.
     """
     # Such files are often symbolic links into a settings folder: change the target.
     target = os.path.realpath(path)
@@ -24,12 +25,12 @@ def add_server(path: str, section: str, name: str, entry: Mapping[str, object]) 
     document = _parse(raw, path)
     servers = document.setdefault(section, {})
     if not isinstance(servers, dict):
-        raise AgentError(f"{path} is no client's configuration: {quoted(section)} is not an object")
+        raise AgentError(f"{path} is no client's configuration: {section} is not an object")
     if name in servers:
         if servers[name] == entry:
             return False
         raise AgentError(
-            f"{path} has another server {quoted(name)} under {quoted(section)}, which is never overwritten: "
+            f"{path} has another server {name} under {section}, which is never overwritten: "
             "remove it there, or choose another name with --name"
         )
     servers[name] = dict(entry)
