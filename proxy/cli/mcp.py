@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Mapping
 
 import click
 
@@ -58,7 +59,6 @@ def config(
     from auth.principal import IdentityError, slug
     from proxy.agent.local.errors import AgentError
     from proxy.agent.mcp.clients import entry
-    from proxy.agent.mcp.config_file import add_server
     from proxy.message.reason import ReasonError, check_reason
 
     chosen = CLIENTS[client]
@@ -75,7 +75,7 @@ def config(
             clusters=clusters,
             reason=check_reason(reason or ""),
         )
-        written = write and add_server(path, chosen.section, name, made)
+        written = write and _add(path, chosen.section, name, made)
     except ReasonError as error:
         raise CommandError(f"--reason {error}") from error
     except (AgentError, IdentityError) as error:
@@ -90,6 +90,16 @@ def config(
     else:
         click.echo(json.dumps(document, indent=2, ensure_ascii=False))
         click.echo(f"for {escape(path)}; to add it there: --write", err=True)
+
+
+def _add(path: str, section: str, name: str, made: Mapping[str, object]) -> bool:
+    """Add the entry, and return whether the file has changed; raises AgentError."""
+    from proxy.agent.local.files import cache_folder, locked
+    from proxy.agent.mcp.config_file import add_server
+
+    # Two commands at once would lose an entry. The lock is not beside the file, which may be in a repository.
+    with locked(os.path.join(cache_folder(os.environ), "mcp.lock")):
+        return add_server(path, section, name, made)
 
 
 def _path(client: Client, file: str | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -139,3 +140,19 @@ def test_a_working_folder_that_was_removed(folder: Path, monkeypatch: pytest.Mon
         1,
         "hawse: the working folder was removed: change to another one\n",
     )
+
+
+def test_two_commands_at_once_lose_no_entry(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    replace, tried = os.replace, []
+
+    def replace_while_locked(temporary: str, target: str) -> None:
+        """Try to take the lock as another command would, after this one has read the file."""
+        with (folder / "cache" / "hawse" / "mcp.lock").open("rb+") as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        tried.append(target)
+        replace(temporary, target)
+
+    monkeypatch.setattr("proxy.agent.local.files.os.replace", replace_while_locked)
+    assert config("--write").exit_code == 0
+    assert tried == [str(folder / ".mcp.json")]
