@@ -6,10 +6,12 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Mapping
 
 import click
 
-from proxy.agent.mcp.clients import CLIENTS, SERVERS
+from audit.escape import escape
+from proxy.agent.mcp.clients import CLIENTS, SERVERS, Client
 from proxy.cli.errors import CommandError
 
 
@@ -57,11 +59,10 @@ def config(
     from auth.principal import IdentityError, slug
     from proxy.agent.local.errors import AgentError
     from proxy.agent.mcp.clients import entry
-    from proxy.agent.mcp.config_file import add_server
     from proxy.message.reason import ReasonError, check_reason
 
     chosen = CLIENTS[client]
-    path = os.path.abspath(file) if file else chosen.path(os.environ, os.getcwd())
+    path = _path(chosen, file)
     if not name.strip() or not name.isprintable():
         raise CommandError("--name is empty, or has a control character")
     try:
@@ -74,21 +75,39 @@ def config(
             clusters=clusters,
             reason=check_reason(reason or ""),
         )
-        written = write and add_server(path, chosen.section, name, made)
+        written = write and _add(path, chosen.section, name, made)
     except ReasonError as error:
         raise CommandError(f"--reason {error}") from error
     except (AgentError, IdentityError) as error:
-        raise CommandError(str(error)) from error
+        raise CommandError(escape(str(error))) from error
     document = {chosen.section: {name: made}}
     if as_json:
         found = {"client": client, "server": server, "path": path, "written": written, "document": document}
         click.echo(json.dumps(found, indent=2))
     elif write:
-        click.echo(f"{'added' if written else 'already there:'} {name} {'to' if written else 'in'} {path}")
+        click.echo(escape(f"added {name} to {path}" if written else f"already there: {name} in {path}"))
         click.echo(f"next: restart {chosen.title}, and ask it for the pods of a namespace")
     else:
         click.echo(json.dumps(document, indent=2, ensure_ascii=False))
-        click.echo(f"for {path}; to add it there: --write", err=True)
+        click.echo(f"for {escape(path)}; to add it there: --write", err=True)
+
+
+def _add(path: str, section: str, name: str, made: Mapping[str, object]) -> bool:
+    """Add the entry, and return whether the file has changed; raises AgentError."""
+    from proxy.agent.local.files import cache_folder, locked
+    from proxy.agent.mcp.config_file import add_server
+
+    # Two commands at once would lose an entry. The lock is not beside the file, which may be in a repository.
+    with locked(os.path.join(cache_folder(os.environ), "mcp.lock")):
+        return add_server(path, section, name, made)
+
+
+def _path(client: Client, file: str | None) -> str:
+    """Return the absolute path of the client's file; raises CommandError."""
+    try:
+        return os.path.abspath(file) if file else client.path(os.environ, os.getcwd())
+    except FileNotFoundError:
+        raise CommandError("the working folder was removed: change to another one") from None
 
 
 def _hawse(*, on_path: bool) -> str:

@@ -57,10 +57,12 @@ def read_private(path: str) -> bytes | None:
         raise AgentError(f"cannot read {path}: {error.strerror}") from error
 
 
-def write_private(path: str, data: bytes, *, durable: bool = True) -> None:
+def write_private(path: str, data: bytes, *, durable: bool = True, mode: int = 0o600) -> None:
     """Replace the file; a crash leaves the old one or the new one. Raises NotWritableError.
 
     If the file is not `durable`, a crash of the machine may leave an empty or cut one as well.
+
+    The file has its `mode` from the moment it is at the path; until then it is its owner's alone.
 
     A symbolic link at the path is replaced, not followed. The temporary file has an unguessable name: the
     folder may be writable by others, and the creator of a file can read it.
@@ -74,6 +76,8 @@ def write_private(path: str, data: bytes, *, durable: bool = True) -> None:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
                 file.flush()
+                if mode != 0o600:
+                    os.fchmod(file.fileno(), mode)
                 # Without it, a crash soon after the rename can leave an empty file.
                 if durable:
                     os.fsync(file.fileno())

@@ -7,7 +7,7 @@ import os
 import stat
 from collections.abc import Mapping
 
-from proxy.agent.local.errors import AgentError, quoted
+from proxy.agent.local.errors import AgentError
 from proxy.agent.local.files import FILE_BYTES_MAX, write_private
 from proxy.process.untrusted_json import read_json
 
@@ -17,6 +17,7 @@ def add_server(path: str, section: str, name: str, entry: Mapping[str, object]) 
 
     The file is replaced whole, or not at all. A missing one is created (0600); an existing one keeps its mode
     and the order of its keys. An equal entry is left as it is, and another one of this name is an error.
+    Errors name the path as it is, not escaped.
     """
     # Such files are often symbolic links into a settings folder: change the target.
     target = os.path.realpath(path)
@@ -24,34 +25,39 @@ def add_server(path: str, section: str, name: str, entry: Mapping[str, object]) 
     document = _parse(raw, path)
     servers = document.setdefault(section, {})
     if not isinstance(servers, dict):
-        raise AgentError(f"{path} is no client's configuration: {quoted(section)} is not an object")
+        raise AgentError(f"{path} is no client's configuration: {section} is not an object")
     if name in servers:
         if servers[name] == entry:
             return False
         raise AgentError(
-            f"{path} has another server {quoted(name)} under {quoted(section)}, which is never overwritten: "
+            f"{path} has another server {name} under {section}, which is never overwritten: "
             "remove it there, or choose another name with --name"
         )
     servers[name] = dict(entry)
-    write_private(target, _text(document, path))
-    if mode is not None:
-        _restore_mode(target, mode)
+    write_private(target, _text(document, path), mode=mode)
     return True
 
 
-def _read(target: str, path: str) -> tuple[bytes, int | None]:
-    """Return the content and the mode of a file; none of both if it is missing. Raises AgentError."""
+def _read(target: str, path: str) -> tuple[bytes, int]:
+    """Return the content and the mode of a file, or those of a new one. Raises AgentError."""
     try:
-        with open(target, "rb") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+        with open(target, "rb", opener=_open_at_once) as file:
+            mode = os.fstat(file.fileno()).st_mode
+            if not stat.S_ISREG(mode):
+                raise AgentError(f"{path} is not a regular file")
             raw = file.read(FILE_BYTES_MAX + 1)
     except FileNotFoundError:
-        return b"", None
+        return b"", 0o600
     except OSError as error:
         raise AgentError(f"cannot read {path}: {error.strerror}") from error
     if len(raw) > FILE_BYTES_MAX:
         raise AgentError(f"{path} is no client's configuration: it is larger than {FILE_BYTES_MAX} bytes")
-    return raw, mode
+    return raw, stat.S_IMODE(mode)
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    # A FIFO would wait for a writer.
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _parse(raw: bytes, path: str) -> dict[str, object]:
@@ -76,10 +82,3 @@ def _text(document: Mapping[str, object], path: str) -> bytes:
     except (ValueError, RecursionError):
         # An infinite number, or half a pair of UTF-16.
         raise AgentError(f"{path} has a value that hawse cannot write back: add the entry by hand") from None
-
-
-def _restore_mode(path: str, mode: int) -> None:
-    try:
-        os.chmod(path, mode)
-    except OSError as error:
-        raise AgentError(f"cannot set the mode of {path}: {error.strerror}") from error

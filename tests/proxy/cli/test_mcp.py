@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import re
 import shlex
 from pathlib import Path
@@ -111,3 +113,46 @@ def test_a_file_that_cannot_be_read_is_named(folder: Path) -> None:
         1,
         f"hawse: cannot read {folder}/.mcp.json: Is a directory\n",
     )
+
+
+def test_a_folder_of_hostile_name_says_nothing_to_the_terminal(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hostile = folder / os.fsdecode(b"a\x1b]0;b\xff")
+    hostile.mkdir()
+    monkeypatch.chdir(hostile)
+    shown = f"{folder}/a\\x1b]0;b\\udcff/.mcp.json"
+    assert config().stderr == f"for {shown}; to add it there: --write\n"
+    for said in ("added kubernetes to", "already there: kubernetes in"):
+        done = config("--write")
+        assert (done.exit_code, done.output.splitlines()[0]) == (0, f"{said} {shown}")
+    (hostile / ".mcp.json").write_text("{} // mine")
+    assert "\x1b" not in config("--write").output
+
+
+def test_a_working_folder_that_was_removed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = folder / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    refused = config()
+    assert (refused.exit_code, refused.output) == (
+        1,
+        "hawse: the working folder was removed: change to another one\n",
+    )
+
+
+def test_two_commands_at_once_lose_no_entry(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    replace, tried = os.replace, []
+
+    def replace_while_locked(temporary: str, target: str) -> None:
+        """Try to take the lock as another command would, after this one has read the file."""
+        with (folder / "cache" / "hawse" / "mcp.lock").open("rb+") as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        tried.append(target)
+        replace(temporary, target)
+
+    monkeypatch.setattr("proxy.agent.local.files.os.replace", replace_while_locked)
+    assert config("--write").exit_code == 0
+    assert tried == [str(folder / ".mcp.json")]

@@ -85,8 +85,14 @@ class RoleFile:
 
 def check_folder(folder: Path) -> None:
     """Raise CommandError if the folder does not exist. A misspelt one must not become a second set."""
-    if not folder.is_dir():
-        raise CommandError(f"the folder {folder} does not exist: create it, or correct --output-dir")
+    try:
+        os.stat(folder)
+    except FileNotFoundError:
+        raise CommandError(
+            f"the folder {folder} does not exist: create it, or correct --output-dir"
+        ) from None
+    except OSError as error:
+        raise CommandError(f"cannot read {folder}: {error.strerror}") from error
 
 
 def planned(folder: Path, cluster: str, answer: Object, given: Given, *, keep: bool) -> RoleFile:
@@ -122,11 +128,16 @@ def left_over(folder: Path, clusters: Collection[str]) -> list[RoleFile]:
     gone = []
     try:
         # Not glob(), which takes a folder that it cannot read for an empty one.
-        paths = [folder / name for name in sorted(os.listdir(folder)) if name.endswith(".yaml")]
+        with os.scandir(folder) as entries:
+            paths = sorted(
+                folder / entry.name
+                for entry in entries
+                if entry.name.endswith(".yaml") and entry.is_file(follow_symlinks=False)
+            )
     except OSError as error:
         raise CommandError(f"cannot read {folder}: {error.strerror}") from error
     for path in paths:
-        if path.stem in known or path.is_symlink() or not path.is_file():
+        if path.stem in known:
             continue
         written = parse_first_line(_first_line(_read(path) or b""))
         if written is not None and written[0] == path.stem:
@@ -200,9 +211,10 @@ def _read(path: Path) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        if not (path.is_symlink() or path.is_dir()):
+        # Not the methods of Path, which raise what else is wrong with the path.
+        if not (os.path.islink(path) or os.path.isdir(path)):
             raise CommandError(f"cannot read {path}: {error.strerror}") from error
-    kind = "a symbolic link" if path.is_symlink() else "not a regular file"
+    kind = "a symbolic link" if os.path.islink(path) else "not a regular file"
     raise CommandError(f"{path} is {kind}: move it away, or choose another --output-dir")
 
 

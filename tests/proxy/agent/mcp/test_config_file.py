@@ -74,6 +74,33 @@ def test_a_file_keeps_its_mode_and_a_link_its_target(tmp_path: Path) -> None:
     assert "kubernetes" in target.read_text()
 
 
+def test_a_kill_at_any_moment_leaves_the_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "mcp.json"
+    path.write_text("{}")
+    path.chmod(0o664)
+    modes: list[int] = []
+
+    def replace(temporary: str, target: str) -> None:
+        modes.append(stat.S_IMODE(os.stat(temporary).st_mode))
+        os.rename(temporary, target)
+
+    monkeypatch.setattr("proxy.agent.local.files.os.replace", replace)
+    assert add_server(str(path), "servers", "kubernetes", ENTRY)
+    assert modes == [0o664]
+
+
+@pytest.mark.timeout(10)
+def test_what_is_no_regular_file_is_not_replaced(tmp_path: Path) -> None:
+    fifo, link = tmp_path / "fifo", tmp_path / "link"
+    os.mkfifo(fifo)
+    link.symlink_to(fifo)
+    for path in (fifo, link):
+        with pytest.raises(AgentError, match=f"{path} is not a regular file"):
+            add_server(str(path), "servers", "kubernetes", ENTRY)
+    assert stat.S_ISFIFO(fifo.stat().st_mode)
+    assert len(os.listdir(tmp_path)) == 2
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

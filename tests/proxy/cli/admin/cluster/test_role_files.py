@@ -181,6 +181,17 @@ async def test_a_folder_that_is_missing_or_cannot_be_written(hub: Hub, folder: P
     assert "is a file" in await hub.fails(*ALL, str(folder / "file"), code=2)
 
 
+async def test_a_path_that_the_system_refuses_is_named(hub: Hub, folder: Path) -> None:
+    line = await hub.fails(*ALL, "x" * 300)
+    assert line == f"hawse: cannot read {'x' * 300}: File name too long\n"
+    # The folder's path is within the limit of 4095 bytes, and the paths of its files are not.
+    deep = folder
+    while (left := 4090 - len(os.fsencode(deep))) > 1:
+        deep /= "d" * min(200, left - 1)
+    deep.mkdir(parents=True)
+    assert await hub.fails(*ALL, str(deep)) == f"hawse: cannot read {deep}/bare.yaml: File name too long\n"
+
+
 async def test_programs_get_json(hub: Hub, folder: Path) -> None:
     await hub.ok("cluster", "rbac", "prod", "--output-dir", str(folder))
     (folder / "old.yaml").write_text(first_line("old", Options()) + "\n")
