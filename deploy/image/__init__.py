@@ -6,6 +6,7 @@ the two locks, the checkout and SOURCE_DATE_EPOCH alone.
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -13,3 +14,9 @@ ROOT = Path(__file__).parents[2]
 
 class ImageError(Exception):
     """The image cannot be built; the message says why, and what to do next."""
+
+
+def last_words(done: subprocess.CompletedProcess[str]) -> str:
+    """The last line that a program has printed; without one, as when it was killed, its exit code."""
+    lines = (done.stdout + done.stderr).strip().splitlines()
+    return lines[-1] if lines else f"exit code {done.returncode}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -45,6 +46,16 @@ def _sizes(compressed: int, unpacked: int) -> str:
     return f"{compressed / _MB:.1f} MB compressed, {unpacked / _MB:.1f} MB unpacked"
 
 
+def source_epoch() -> int:
+    """The time of Hawse's own files in the image, in seconds."""
+    text = os.environ.get("SOURCE_DATE_EPOCH")
+    if not text:
+        return commit_time()
+    if not re.fullmatch("[0-9]{1,10}", text):
+        raise ImageError(f"SOURCE_DATE_EPOCH is '{text}': expected seconds since 1970")
+    return int(text)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m deploy.image", description=__doc__)
     parser.add_argument("--target", choices=[*TARGETS, "both"], default="both")
@@ -57,12 +68,13 @@ def main() -> None:
         if arguments.lock:
             lock(arguments.work)
             return
-        epoch = int(os.environ.get("SOURCE_DATE_EPOCH") or commit_time())
+        epoch = source_epoch()
         builder = Builder(arguments.work, arguments.output, arguments.arch, epoch, say)
         targets = TARGETS if arguments.target == "both" else (arguments.target,)
         for built in builder.build(targets):
             say(report(built))
-    except ImageError as error:
+    # The latter when a disk is full, or git is not installed.
+    except (ImageError, OSError) as error:
         sys.exit(f"image: {error}")
 
 

@@ -100,7 +100,12 @@ class Builder:
 
     def build(self, targets: Sequence[str]) -> list[Built]:
         """Build the images of these targets."""
-        host = _HOSTS[platform.machine()]
+        host = _HOSTS.get(platform.machine())
+        if host is None:
+            machine = platform.machine()
+            raise ImageError(
+                f"images are built on x86_64 or aarch64, not on {machine}: use deploy/Containerfile"
+            )
         base, packages = self.base(self.architecture)
         # Bytecode is the same on all machines, and only this machine's Python runs here.
         python = base if host == self.architecture else self.base(host)[0]

@@ -140,7 +140,14 @@ class Apt:
 
         Raises ImageError for a version that the mirror has no longer, and for another hash.
         """
-        if missing := [package for package in packages if not (self._debs / package.file).exists()]:
+        missing = []
+        for package in packages:
+            file = self._debs / package.file
+            if not file.exists() or _sha256(file) != package.sha256:
+                # It may be a part of a download that was killed.
+                file.unlink(missing_ok=True)
+                missing.append(package)
+        if missing:
             self._update()
             wanted = [f"{package.name}={package.version}" for package in missing]
             try:
@@ -148,13 +155,11 @@ class Apt:
             except ImageError as error:
                 advice = "If the mirror has newer versions than packages.lock, `make image-lock` takes them."
                 raise ImageError(f"{error}. {advice}") from error
-        files = [self._debs / package.file for package in packages]
-        for package, file in zip(packages, files, strict=True):
-            found = hashlib.sha256(file.read_bytes()).hexdigest()
+        for package in missing:
+            found = _sha256(self._debs / package.file)
             if found != package.sha256:
-                file.unlink()
                 raise ImageError(f"{package.file}: SHA-256 is {found}, packages.lock has {package.sha256}")
-        return files
+        return [self._debs / package.file for package in packages]
 
     def _update(self) -> None:
         if not self._updated:
@@ -170,6 +175,10 @@ class Apt:
             reason = errors[-1].removeprefix("E: ").rstrip(".") if errors else f"exit code {done.returncode}"
             raise ImageError(f"apt-get {args[0]}: {reason}")
         return done.stdout
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def control(deb: Path) -> dict[str, str]:

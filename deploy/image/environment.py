@@ -14,7 +14,7 @@ from pathlib import Path
 from packaging.markers import Marker
 
 from deploy import lock_subset
-from deploy.image import ROOT, ImageError
+from deploy.image import ROOT, ImageError, last_words
 
 # Debian's Python has it on its path.
 SITE = "usr/local/lib/python3.13/dist-packages"
@@ -87,9 +87,9 @@ def install(root: Path, target: str, architecture: str, work: Path, epoch: int) 
     chosen = ["--python-version=3.13", "--implementation=cp", "--abi=cp313", "--abi=abi3", "--abi=none"]
     chosen += ["--only-binary=:all:", *(f"--platform={each}" for each in platforms)]
     site = root / SITE
-    _pip(site, *chosen, "--require-hashes", "--requirement", str(lock))
+    pip_install(site, *chosen, "--require-hashes", "--requirement", str(lock))
     wheel = build_wheel(work, target, epoch)
-    _pip(site, "--no-index", "--find-links", str(wheel.parent), "hawse", "--upgrade")
+    pip_install(site, "--no-index", "--find-links", str(wheel.parent), "hawse", "--upgrade")
     _remove_scripts(site)
     program = root / PROGRAM
     program.parent.mkdir(parents=True, exist_ok=True)
@@ -97,13 +97,14 @@ def install(root: Path, target: str, architecture: str, work: Path, epoch: int) 
     program.chmod(0o755)
 
 
-def _pip(site: Path, *args: str) -> None:
+def pip_install(site: Path, *args: str) -> None:
+    """Install what the arguments name and nothing that it requires. Raises ImageError with pip's reason."""
     argv = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
     argv += ["--no-compile", "--target", str(site), *args]
     done = subprocess.run(argv, capture_output=True, text=True)
     if done.returncode != 0:
-        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR:")]
-        raise ImageError(f"pip: {lines[-1].removeprefix('ERROR: ') if lines else done.stderr.strip()}")
+        # With the lines after it: they name the package whose hash is another.
+        raise ImageError(f"pip: {done.stderr.rpartition('ERROR: ')[2].strip()}")
 
 
 def build_wheel(work: Path, target: str, epoch: int) -> Path:
@@ -123,7 +124,7 @@ def build_wheel(work: Path, target: str, epoch: int) -> Path:
     environment = {**os.environ, "SOURCE_DATE_EPOCH": str(epoch)}
     done = subprocess.run(argv, cwd=source, env=environment, capture_output=True, text=True)
     if done.returncode != 0:
-        raise ImageError(f"hatchling: {done.stderr.strip().splitlines()[-1]}")
+        raise ImageError(f"hatchling: {last_words(done)}")
     [wheel] = Path(folder).iterdir()
     return wheel
 

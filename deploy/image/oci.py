@@ -138,7 +138,10 @@ def image(
 
 
 def write(image: Image, file: Path, name: str, architecture: str, mtime: int) -> None:
-    """Write an archive that podman, skopeo and containerd load under `name`."""
+    """Write an archive that podman, skopeo and containerd load under `name`.
+
+    A file is there only when it is complete: a write that fails or is killed leaves what was there before.
+    """
     annotations = {"io.containerd.image.name": name, "org.opencontainers.image.ref.name": name}
     platform = {"architecture": architecture, "os": "linux"}
     described = {**image.manifest.descriptor, "platform": platform, "annotations": annotations}
@@ -146,11 +149,13 @@ def write(image: Image, file: Path, name: str, architecture: str, mtime: int) ->
     files = {"oci-layout": _json({"imageLayoutVersion": "1.0.0"}), "index.json": _json(index)}
     for blob in (image.manifest, image.config, *(layer.blob for layer in image.layers)):
         files[f"blobs/sha256/{blob.digest.removeprefix('sha256:')}"] = blob.data
-    with tarfile.open(file, mode="w", format=tarfile.GNU_FORMAT) as tar:
+    part = file.with_name(f"{file.name}.part")
+    with tarfile.open(part, mode="w", format=tarfile.GNU_FORMAT) as tar:
         for path, data in sorted(files.items()):
             entry = tarfile.TarInfo(path)
             entry.size, entry.mtime = len(data), mtime
             tar.addfile(entry, io.BytesIO(data))
+    part.replace(file)
 
 
 def _json(value: object) -> bytes:

@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from deploy.image import ImageError
+from deploy.image import ImageError, last_words
 from deploy.image.debian import Package, control, unmet
 
 USER = 65532
@@ -43,7 +43,7 @@ def unpack(root: Path, packages: Sequence[Package], debs: Sequence[Path], left_o
     depends = {}
     stanzas = {}
     for package, deb in zip(packages, debs, strict=True):
-        subprocess.run(["dpkg-deb", "--extract", deb, root], check=True)
+        _extract(deb, root)
         fields = control(deb)
         needs = (fields.get("Pre-Depends", ""), fields.get("Depends", ""))
         depends[package.name] = ", ".join(filter(None, needs))
@@ -55,6 +55,12 @@ def unpack(root: Path, packages: Sequence[Package], debs: Sequence[Path], left_o
     (root / STATUS).mkdir(parents=True)
     for name, text in stanzas.items():
         (root / STATUS / name).write_text(text)
+
+
+def _extract(deb: Path, root: Path) -> None:
+    done = subprocess.run(["dpkg-deb", "--extract", deb, root], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise ImageError(f"{deb.name} cannot be unpacked: {last_words(done)}")
 
 
 def _bundle_certificates(root: Path) -> None:
@@ -86,7 +92,7 @@ def remove(
         document = path.startswith("usr/share/doc/") and name not in keep_doc
         if hits or program or (document and not (root / path).is_dir()):
             _delete(root / path)
-        elif (root / path).is_file() and path not in keep_programs and not name.startswith(_LOADER):
+        elif _is_regular(root / path) and path not in keep_programs and not name.startswith(_LOADER):
             # Some modules may be executed too, by programs that are not there.
             (root / path).chmod(0o644)
     if unused := [pattern for index, pattern in enumerate(patterns) if index not in used]:
@@ -95,6 +101,11 @@ def remove(
     for path in sorted(walk(root), key=lambda path: -path.count("/")):
         if (root / path).is_dir() and not (root / path).is_symlink() and not any((root / path).iterdir()):
             (root / path).rmdir()
+
+
+def _is_regular(path: Path) -> bool:
+    """Whether it is a file, and no link: an absolute one leads out of the root, to a file of this machine."""
+    return path.is_file() and not path.is_symlink()
 
 
 def _delete(path: Path) -> None:
@@ -146,7 +157,7 @@ def compile_python(python_root: Path, root: Path, folder: str) -> None:
     environment = {"PYTHONHOME": str(python_root / "usr"), "PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"}
     done = subprocess.run(argv, env=environment, capture_output=True, text=True)
     if done.returncode != 0:
-        raise ImageError(f"a module does not compile: {(done.stdout + done.stderr).strip().splitlines()[-1]}")
+        raise ImageError(f"a module does not compile: {last_words(done)}")
 
 
 def programs(root: Path) -> list[str]:

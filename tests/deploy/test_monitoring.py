@@ -28,6 +28,7 @@ from tests.pages import anchors, unknown
 from tests.postgres import CI_VARIABLES
 
 RUNBOOKS = "https://hawse.example/source/"
+MISSING = "promtool is not installed: apt-get install prometheus"
 # Metrics that each of several hubs has for the same cluster.
 SHARED = ("hawse_relays", "hawse_relays_api_server_down", "hawse_calls_total")
 PANELS = 14
@@ -40,8 +41,8 @@ def promtool() -> str:
     found = shutil.which("promtool")
     if found is None:
         if any(os.environ.get(name) for name in CI_VARIABLES):
-            pytest.fail("promtool is not installed: apt-get install prometheus")
-        pytest.skip("promtool is not installed (Debian's package prometheus)")
+            pytest.fail(MISSING)
+        pytest.skip(MISSING)
     return found
 
 

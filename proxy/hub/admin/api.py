@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -20,6 +20,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from proxy.hub.admin.administration import ACTIONS, Action, Administration
+from proxy.hub.admin.metrics.page import page
 from proxy.hub.admin.openapi import description
 from proxy.hub.admin.operators import Operators
 from proxy.hub.admin.perform import EachRead, Performer, Reads, Recorder
@@ -86,9 +87,10 @@ class _Endpoints:
 
     async def metrics_page(self, request: Request) -> Response:
         """Answer a scrape."""
-        return self._refused(request, METRICS) or Response(
-            generate_latest(self._metrics), media_type=CONTENT_TYPE_LATEST, headers=SECURITY_HEADERS
-        )
+        if refused := self._refused(request, METRICS):
+            return refused
+        body = await page(self._metrics)
+        return Response(body, media_type=CONTENT_TYPE_LATEST, headers=SECURITY_HEADERS)
 
     async def openapi(self, request: Request) -> Response:
         """Answer the description of this API."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -82,14 +84,37 @@ def test_a_dependency_is_met_by_a_package_an_alternative_or_an_exception() -> No
     assert unmet(depends, ["debconf", "python3", "e"]) == []
 
 
-def test_a_file_with_another_hash_is_refused_and_removed(tmp_path: Path) -> None:
-    package = Package("zlib1g", "1:1.3", "amd64", "0" * 64)
+ZLIB = Package("zlib1g", "1:1.3", "amd64", hashlib.sha256(b"zlib\n").hexdigest())
+
+
+@pytest.fixture
+def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file that apt-get downloads as zlib1g. Only the last of the arguments counts."""
+    file = tmp_path / "mirror"
+    file.write_bytes(b"zlib\n")
+    program = tmp_path / "bin" / "apt-get"
+    program.parent.mkdir()
+    program.write_text(
+        f'#!/bin/sh\nfor last; do :; done\n[ "$last" = update ] || exec cp {file} "{ZLIB.file}"\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    return file
+
+
+def test_a_download_with_another_hash_is_refused_each_time(tmp_path: Path, mirror: Path) -> None:
+    mirror.write_text("another")
     apt = Apt(tmp_path, "amd64", "trixie")
-    file = tmp_path / "debs" / "zlib1g_1%3a1.3_amd64.deb"
-    file.write_text("another")
-    with pytest.raises(ImageError, match=r"zlib1g_1%3a1\.3_amd64\.deb: SHA-256 is ae448ac8"):
-        apt.fetch([package])
-    assert not file.exists()
+    for _ in range(2):
+        with pytest.raises(ImageError, match=r"zlib1g_1%3a1\.3_amd64\.deb: SHA-256 is ae448ac8"):
+            apt.fetch([ZLIB])
+
+
+def test_a_part_of_a_download_that_was_killed_is_downloaded_again(tmp_path: Path, mirror: Path) -> None:
+    apt = Apt(tmp_path, "amd64", "trixie")
+    (tmp_path / "debs" / ZLIB.file).write_text("zl")
+    [file] = apt.fetch([ZLIB])
+    assert file.read_bytes() == mirror.read_bytes()
 
 
 def test_a_stanza_keeps_the_lines_that_continue_a_field() -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
+import zipfile
 from collections.abc import Callable, Sequence
 from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
 
-from deploy.image import bom
+from deploy.image import ImageError, bom
 from deploy.image.build import ARCHITECTURES, TARGETS
-from deploy.image.environment import LEAVES, NOT_IN_RELAY, applies, is_script, requirements
+from deploy.image.environment import LEAVES, NOT_IN_RELAY, applies, is_script, pip_install, requirements
 from tests.packaging.installed import CONTAINERFILE, image_packages
 
 NAMES = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^]]*\])?==\S+ \\$", re.MULTILINE)
@@ -83,3 +84,16 @@ def test_the_bill_of_materials_lists_each_once_and_in_order(tmp_path: Path) -> N
         "pkg:pypi/foo-bar@2.0%2Bx",
     ]
     assert bill(lambda found: list.reverse(found)) == made  # type: ignore[arg-type]
+
+
+def test_a_wheel_with_another_hash_is_refused_by_name(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "foo-1-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("foo-1.dist-info/METADATA", "Metadata-Version: 2.1\nName: foo\nVersion: 1\n")
+        wheel.writestr("foo-1.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+    lock = tmp_path / "requirements.lock"
+    lock.write_text(f"foo==1 --hash=sha256:{'0' * 64}\n")
+    site = tmp_path / "site"
+    argv = ("--no-index", f"--find-links={tmp_path}", "--require-hashes", "--requirement", str(lock))
+    with pytest.raises(ImageError, match=r"(?s)DO NOT MATCH THE HASHES.*foo==1 .*Expected sha256 0000"):
+        pip_install(site, *argv)
+    assert not site.exists()

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import resource
 import tarfile
 from pathlib import Path
 
@@ -96,3 +97,16 @@ def test_a_device_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ValueError, match="/pipe is neither file, folder nor link"):
         oci.layer(tmp_path, ["pipe"], 0)
+
+
+def test_an_archive_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> None:
+    before = archive(tmp_path, tree(tmp_path / "root"))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # As on a full disk, a write fails in the middle.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            archive(tmp_path, tmp_path / "root")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (tmp_path / "image.tar").read_bytes() == before

@@ -65,3 +65,14 @@ def test_the_only_user_has_no_shell_and_no_home(root: Path) -> None:
     [line] = (root / "etc/passwd").read_text().splitlines()
     assert line.split(":")[2:] == [str(USER), str(USER), "Hawse", "/nonexistent", "/nonexistent"]
     assert (root / "proc").is_dir()
+
+
+def test_a_link_to_a_file_of_this_machine_does_not_change_its_mode(
+    root: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    outside = tmp_path_factory.mktemp("machine") / "program"
+    outside.touch(0o755)
+    (root / "usr/lib/link").symlink_to(outside)
+    remove(root, ["var/*"], ["copyright"], KEPT)
+    assert outside.stat().st_mode & 0o777 == 0o755
+    assert (root / "usr/lib/link").is_symlink()
