@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 import attrs
 import trio
@@ -40,8 +41,8 @@ class Model:
             elif request.state is State.APPROVED and (request.valid_until or 0.0) <= self.now:
                 self._move(request, State.EXPIRED, ended_at=request.valid_until)
 
-    def _move(self, request: Request, state: State, **changes: object) -> Request:
-        moved = attrs.evolve(request, state=state, changes=request.changes + 1, **changes)  # type: ignore[arg-type]  # of any fields
+    def _move(self, request: Request, state: State, **changes: Any) -> Request:
+        moved = attrs.evolve(request, state=state, changes=request.changes + 1, **changes)
         self.rows[request.id] = moved
         return moved
 

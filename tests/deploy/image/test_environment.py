@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib.metadata import distributions
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,7 +70,7 @@ def test_the_bill_of_materials_lists_each_once_and_in_order(tmp_path: Path) -> N
         (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
     package = {"name": "libstdc++6", "version": "1:14~2", "architecture": "amd64", "sha256": "0" * 64}
 
-    def bill(order: Callable[[Sequence[object]], object]) -> dict[str, object]:
+    def bill(order: Callable[[list[Any]], object]) -> dict[str, object]:
         found = sorted(distributions(path=[str(tmp_path)]), key=lambda each: each.version)
         order(found)
         return bom.bom([package], found, name="hawse-relay", version="1", timestamp=7)
@@ -82,4 +83,4 @@ def test_the_bill_of_materials_lists_each_once_and_in_order(tmp_path: Path) -> N
         "pkg:pypi/attrs@1",
         "pkg:pypi/foo-bar@2.0%2Bx",
     ]
-    assert bill(lambda found: list.reverse(found)) == made  # type: ignore[arg-type]
+    assert bill(list.reverse) == made

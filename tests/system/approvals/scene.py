@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import attrs
 
@@ -60,7 +61,7 @@ BINDING = {
     "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": GROUP}],
 }
 
-Row = Mapping[str, object]
+Row = Mapping[str, Any]
 
 
 @attrs.define(eq=False)
@@ -173,7 +174,7 @@ class Scene:
     def writes(self, part: str) -> list[int]:
         """Return the statuses of the agent's writes to a target that holds `part`, without dry runs."""
         return [
-            int(event["responseStatus"]["code"])  # type: ignore[index]
+            int(event["responseStatus"]["code"])
             for event in self.world.cluster_audit()
             if event["verb"] not in ("get", "list", "watch")
             and part in str(event["requestURI"])

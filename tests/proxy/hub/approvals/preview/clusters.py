@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import attrs
 import trio
@@ -150,7 +151,7 @@ class Cluster:
         assert isinstance(found, PreviewRefused), found
         return found
 
-    async def trail(self) -> list[dict[str, object]]:
+    async def trail(self) -> list[dict[str, Any]]:
         """The events of the previews."""
         return [event for event in await self.bench.trail() if event["kind"] == "preview"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,10 @@ def scaled(asked: Asked) -> tuple[int, object]:
     return 200, web(0 if asked.dry else 3)
 
 
+def always(code: int, said: object) -> Callable[[Asked], tuple[int, object]]:
+    return lambda _: (code, said)
+
+
 @pytest.fixture
 async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
     async with open_cluster(tmp_path) as cluster:
@@ -73,16 +77,16 @@ async def test_a_write_is_tried_twice_beside_a_read_and_the_trail_has_all_three(
         assert (b"user-agent: kubectl/v1" in lines) is asked.dry
     events = await cluster.trail()
     assert {event["serves"] for event in events} == {live.eid}
-    assert sorted((str(event["phase"]), event["req"]["verb"]) for event in events) == [  # type: ignore[index]
+    assert sorted((str(event["phase"]), event["req"]["verb"]) for event in events) == [
         ("complete", "get"),
         *[("complete", "patch")] * 2,
         *[("intent", "patch")] * 2,
     ]
     for event in events:
         if event["phase"] == "complete":
-            assert event["resp"]["status"] == 200  # type: ignore[index]
-            assert event["relay"]["instance"] == "relay-1"  # type: ignore[index]
-            assert event["impersonated"]["user"] == "agent:ann"  # type: ignore[index]
+            assert event["resp"]["status"] == 200
+            assert event["relay"]["instance"] == "relay-1"
+            assert event["impersonated"]["user"] == "agent:ann"
     # The audit id in each request is that of its event.
     ids = {asked.head.split(b"audit-id: ")[1].split(b"\r\n")[0].decode() for asked in cluster.asked}
     assert ids == {event["eid"] for event in events}
@@ -334,8 +338,8 @@ async def test_the_rule_that_asks_lets_its_call_be_tried_out(cluster: Cluster) -
     cluster.answer = scaled
     made = await cluster.made(PATCH, {})
     assert made.view.changes == (Change("spec.replicas", "3", "0"),)
-    decisions = [event["decision"] for event in await cluster.trail() if event["req"]["verb"] == "patch"]  # type: ignore[index]
-    assert {(each["effect"], each["rule"]) for each in decisions} == {("ask", "change")}  # type: ignore[index]
+    decisions = [event["decision"] for event in await cluster.trail() if event["req"]["verb"] == "patch"]
+    assert {(each["effect"], each["rule"]) for each in decisions} == {("ask", "change")}
     # A deny of the dry run is still one.
     made = await cluster.made(PATCH.replace("/web", "/odd"), {})
     assert made.view.notes == (
@@ -364,7 +368,7 @@ async def test_a_silent_api_server_is_said_and_does_not_spoil_a_grant(
     with trio.fail_after(1):
         while cluster.open:  # noqa: ASYNC110 - the tunnel decides it
             await trio.sleep(0.01)
-    reasons = [event["resp"].get("reason", "") for event in await cluster.trail() if "resp" in event]  # type: ignore[attr-defined]
+    reasons = [event["resp"].get("reason", "") for event in await cluster.trail() if "resp" in event]
     assert sum(reason.startswith("no answer within") for reason in reasons) == 6
 
 
@@ -384,7 +388,7 @@ async def test_answers_that_are_too_long_or_no_json_are_not_compared(cluster: Cl
     made = await cluster.made(PATCH, {})
     assert made.view.notes[0] == "not tried out: the answer is too long for a preview"
     for body in (b"", b"[]", b"{" * 10_000, b'{"a":1,"a":2}', b"\x00"):
-        cluster.answer = lambda asked, body=body: (200, body)  # type: ignore[misc]
+        cluster.answer = always(200, body)
         assert (await cluster.made(PATCH, {})).view.notes[0].startswith("the API server's answer is no JSON")
 
 
@@ -414,8 +418,8 @@ async def test_a_cancelled_preview_resets_its_streams_and_says_so(cluster: Clust
         while cluster.open:  # noqa: ASYNC110 - the tunnel decides it
             await trio.sleep(0.01)
     ends = [event["resp"] for event in await cluster.trail() if event["phase"] == "complete"]
-    assert [end["processed"] for end in ends] == ["maybe"] * 3  # type: ignore[index]
-    assert {end["reason"] for end in ends} == {"the preview was cancelled"}  # type: ignore[index]
+    assert [end["processed"] for end in ends] == ["maybe"] * 3
+    assert {end["reason"] for end in ends} == {"the preview was cancelled"}
 
 
 async def test_an_agent_has_four_requests_at_a_time(cluster: Cluster) -> None:
@@ -497,7 +501,7 @@ async def test_another_relay_takes_what_the_first_one_refuses(tmp_path: Path) ->
         assert made.view.summary == "deletes Deployment web"
         assert len(tries) == 2
         [event] = await cluster.trail()
-        assert event["relay"]["instance"] in {"relay-1", "relay-2"}  # type: ignore[index]
+        assert event["relay"]["instance"] in {"relay-1", "relay-2"}
 
 
 async def test_a_connection_that_breaks_is_said(cluster: Cluster) -> None:
@@ -512,7 +516,7 @@ async def test_a_connection_that_breaks_is_said(cluster: Cluster) -> None:
 
 async def test_a_deletion_that_cannot_be_looked_at_shows_its_options(cluster: Cluster) -> None:
     for code, said in ((403, "the agent may not read it (403)"), (500, "the API server answered 500")):
-        cluster.answer = lambda _, code=code: status(code, "no")  # type: ignore[misc]
+        cluster.answer = always(*status(code, "no"))
         made = await cluster.made(f"DELETE {WEB}", {"gracePeriodSeconds": 0})
         assert made.view.summary == "deletes Deployment web"
         assert made.view.notes == (
@@ -522,7 +526,7 @@ async def test_a_deletion_that_cannot_be_looked_at_shows_its_options(cluster: Cl
         made = await cluster.made(f"DELETE {PODS}")
         assert made.view.notes == (f"the objects cannot be listed: {said}",)
     for body in (b"", b"[]"):
-        cluster.answer = lambda _, body=body: (200, body)  # type: ignore[misc]
+        cluster.answer = always(200, body)
         assert "is no JSON object" in (await cluster.made(f"DELETE {WEB}")).view.notes[0]
         assert "is no JSON object" in (await cluster.made(f"DELETE {PODS}")).view.notes[0]
         assert "is no JSON object" in (await cluster.made(f"POST {PODS}/p/exec")).view.notes[0]
@@ -539,4 +543,4 @@ async def test_nothing_is_sent_for_a_call_that_has_ended(cluster: Cluster) -> No
     assert cluster.asked == []
     assert cluster.most_open == 0
     ends = [event["resp"] for event in await cluster.trail() if event["phase"] == "complete"]
-    assert {end["processed"] for end in ends} == {"no"}  # type: ignore[index]
+    assert {end["processed"] for end in ends} == {"no"}
