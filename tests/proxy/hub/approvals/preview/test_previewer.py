@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from audit.reader import AuditReader
 from auth.policy.ask import Ask
 from auth.policy.patterns import Names
 from auth.policy.text import Source
-from proxy.hub.approvals.preview import asker, previewer
-from proxy.hub.approvals.preview.asker import ANSWER_BYTES_MAX, PER_AGENT
+from proxy.hub.approvals.preview import previewer
+from proxy.hub.approvals.preview.asker import ANSWER_BYTES_MAX, ANSWER_S, PER_AGENT
 from proxy.hub.approvals.preview.effect import effect_fits
 from proxy.hub.approvals.preview.findings import NOT_HONOURED
 from proxy.hub.approvals.preview.shapes import Preview, PreviewRefused
@@ -350,24 +350,39 @@ async def test_the_rule_that_asks_lets_its_call_be_tried_out(cluster: Cluster) -
     assert "does not allow it (on-call/never)" in refused.view.notes[0]
 
 
+async def unanswered(clock: MockClock, cluster: Cluster, like: str = "") -> Preview | PreviewRefused:
+    """Return a preview whose two dry runs get no answer, without the time that it waits for them."""
+    found: list[Preview | PreviewRefused] = []
+
+    async def preview() -> None:
+        found.append(await cluster.preview(PATCH, {}, like=like))
+
+    async with trio.open_nursery() as nursery:
+        cluster.asked.clear()
+        nursery.start_soon(preview)
+        await cluster.until(lambda: len(cluster.asked) == 3 and len(cluster.open) == 2)
+        await wait_all_tasks_blocked()
+        clock.jump(ANSWER_S)
+    await cluster.until(lambda: not cluster.open)
+    return found[0]
+
+
 async def test_a_silent_api_server_is_said_and_does_not_spoil_a_grant(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+    mock_clock: MockClock, cluster: Cluster
 ) -> None:
     cluster.answer = scaled
     granted = await cluster.made(PATCH, {})
-    monkeypatch.setattr(asker, "ANSWER_S", 0.05)
     cluster.answer = lambda asked: None if asked.dry else (200, web())
-    made = await cluster.made(PATCH, {})
+    made = await unanswered(mock_clock, cluster)
+    assert isinstance(made, Preview)
     assert made.view.notes[0].startswith("not tried out: no answer within ")
-    refused = await cluster.refused(PATCH, {}, like=granted.effect)
+    refused = await unanswered(mock_clock, cluster, granted.effect)
+    assert isinstance(refused, PreviewRefused)
     assert refused.status == 503
     # A grant for a call that could not be tried out serves it while that lasts.
-    again = await cluster.preview(PATCH, {}, like=made.effect)
+    again = await unanswered(mock_clock, cluster, made.effect)
     assert isinstance(again, Preview)
     assert effect_fits(made.effect, again.effect)
-    with trio.fail_after(1):
-        while cluster.open:  # noqa: ASYNC110 - the tunnel decides it
-            await trio.sleep(0.01)
     reasons = [event["resp"].get("reason", "") for event in await cluster.trail() if "resp" in event]
     assert sum(reason.startswith("no answer within") for reason in reasons) == 6
 
@@ -410,13 +425,9 @@ async def test_a_cancelled_preview_resets_its_streams_and_says_so(cluster: Clust
     with trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(cluster.previewer.preview, live, b"{}", ASK)
-            with trio.fail_after(5):
-                while len(cluster.asked) < 3:  # noqa: ASYNC110 - the tunnel decides it
-                    await trio.sleep(0.01)
+            await cluster.until(lambda: len(cluster.asked) == 3)
             scope.cancel()
-    with trio.fail_after(1):
-        while cluster.open:  # noqa: ASYNC110 - the tunnel decides it
-            await trio.sleep(0.01)
+    await cluster.until(lambda: not cluster.open)
     ends = [event["resp"] for event in await cluster.trail() if event["phase"] == "complete"]
     assert [end["processed"] for end in ends] == ["maybe"] * 3
     assert {end["reason"] for end in ends} == {"the preview was cancelled"}
@@ -427,9 +438,7 @@ async def test_an_agent_has_four_requests_at_a_time(cluster: Cluster) -> None:
     async with trio.open_nursery() as nursery:
         for _ in range(5):
             nursery.start_soon(cluster.previewer.preview, cluster.live(PATCH), b"{}", ASK)
-        with trio.fail_after(5):
-            while len(cluster.asked) < PER_AGENT:  # noqa: ASYNC110 - the tunnel decides it
-                await trio.sleep(0.01)
+        await cluster.until(lambda: len(cluster.asked) >= PER_AGENT)
         await wait_all_tasks_blocked()
         assert len(cluster.asked) == PER_AGENT
         nursery.cancel_scope.cancel()
@@ -442,22 +451,26 @@ async def test_an_agent_has_two_previews_at_a_time(cluster: Cluster) -> None:
         for _ in range(3):
             # A deletion begins with one request.
             nursery.start_soon(cluster.previewer.preview, cluster.live(f"DELETE {WEB}"), b"", ASK)
-        with trio.fail_after(5):
-            while len(cluster.asked) < previewer.PREVIEWS_PER_AGENT:  # noqa: ASYNC110 - the tunnel decides it
-                await trio.sleep(0.01)
+        await cluster.until(lambda: len(cluster.asked) >= previewer.PREVIEWS_PER_AGENT)
         await wait_all_tasks_blocked()
         assert len(cluster.asked) == previewer.PREVIEWS_PER_AGENT
         nursery.cancel_scope.cancel()
 
 
-async def test_previews_of_a_hub_are_bounded(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(previewer, "PREVIEW_S", 0.1)
+async def test_previews_of_a_hub_are_bounded(mock_clock: MockClock, cluster: Cluster) -> None:
     cluster.answer = lambda _: None
     slots = cluster.previewer._slots
     for _ in range(previewer.PREVIEWS_MAX):
         slots.acquire_nowait()
-    refused = await cluster.refused(PATCH, {})
-    assert refused.status == 503
+
+    async def refused() -> None:
+        assert (await cluster.refused(PATCH, {})).status == 503
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(refused)
+        await wait_all_tasks_blocked()
+        assert slots.statistics().tasks_waiting == 1
+        mock_clock.jump(previewer.PREVIEW_S)
     assert cluster.asked == []
 
 
