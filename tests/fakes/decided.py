@@ -10,7 +10,7 @@ import attrs
 import trio
 
 from proxy.hub.approvals.request import LIFE_S, NewRequest, Request, State
-from proxy.hub.approvals.requests.errors import NotOpenError, ShownDiffersError
+from proxy.hub.approvals.requests.errors import refusal_of
 from proxy.hub.approvals.view import Change, View
 from proxy.hub.store.engines.errors import NotFoundError, StoreUnavailableError
 
@@ -113,9 +113,9 @@ class FakeRequests:
     async def decide(self, request_id: str, *, approve: bool, by: str, answer: str, shown: str) -> Request:
         request = await self.get(request_id)
         if request.state is not State.PENDING:
-            raise NotOpenError(f"request {request_id} is {request.state}, by {request.decided_by}")
+            raise refusal_of(request, None)
         if approve and shown != request.new.shown:
-            raise ShownDiffersError(f"request {request_id} is not as it was shown: read it again")
+            raise refusal_of(request, shown)
         state = State.APPROVED if approve else State.DENIED
         return self._put(
             request,
@@ -129,7 +129,7 @@ class FakeRequests:
     async def revoke(self, request_id: str, *, by: str) -> Request:
         request = await self.get(request_id)
         if request.state not in {State.PENDING, State.APPROVED, State.USING, State.USED}:
-            raise NotOpenError(f"request {request_id} is {request.state}")
+            raise refusal_of(request, None)
         return self._put(request, state=State.REVOKED, decided_by=by, ended_at=NOW)
 
     def revoke_in_memory(self, request_id: str, *, by: str, settled: Callable[[], None]) -> None:
