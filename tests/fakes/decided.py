@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 import attrs
 import trio
 
 from proxy.hub.approvals.request import LIFE_S, NewRequest, Request, State
+from proxy.hub.approvals.requests.errors import refusal_of
 from proxy.hub.approvals.view import Change, View
-from proxy.hub.store.engines.errors import ConflictError, NotFoundError, StoreUnavailableError
+from proxy.hub.store.engines.errors import NotFoundError, StoreUnavailableError
 
 NOW = 1_800_000_000.0
 VIEW = View(
@@ -20,14 +22,6 @@ VIEW = View(
     left_out=("spec.clusterIP",),
     notes=("dependants are not tried out",),
 )
-
-
-class NotOpenError(ConflictError):
-    code = "not_open"
-
-
-class ShownDiffersError(ConflictError):
-    code = "shown_differs"
 
 
 def request_id(number: int) -> str:
@@ -119,9 +113,9 @@ class FakeRequests:
     async def decide(self, request_id: str, *, approve: bool, by: str, answer: str, shown: str) -> Request:
         request = await self.get(request_id)
         if request.state is not State.PENDING:
-            raise NotOpenError(f"request {request_id} is {request.state}, by {request.decided_by}")
+            raise refusal_of(request, None)
         if approve and shown != request.new.shown:
-            raise ShownDiffersError(f"request {request_id} is not as it was shown: read it again")
+            raise refusal_of(request, shown)
         state = State.APPROVED if approve else State.DENIED
         return self._put(
             request,
@@ -135,14 +129,14 @@ class FakeRequests:
     async def revoke(self, request_id: str, *, by: str) -> Request:
         request = await self.get(request_id)
         if request.state not in {State.PENDING, State.APPROVED, State.USING, State.USED}:
-            raise NotOpenError(f"request {request_id} is {request.state}")
+            raise refusal_of(request, None)
         return self._put(request, state=State.REVOKED, decided_by=by, ended_at=NOW)
 
     def revoke_in_memory(self, request_id: str, *, by: str, settled: Callable[[], None]) -> None:
         self.in_memory.append((request_id, by, settled))
 
-    def _put(self, request: Request, **changed: object) -> Request:
-        put: Request = attrs.evolve(request, **changed)
+    def _put(self, request: Request, **changed: Any) -> Request:
+        put = attrs.evolve(request, **changed)
         self.found[self.found.index(request)] = put
         self.mark += 1
         return put

@@ -28,5 +28,5 @@ def events(world: FaultWorld, subresource: str) -> list[dict[str, object]]:
     return [
         event
         for event in world.audit_rows()
-        if isinstance(event.get("req"), dict) and event["req"].get("subresource") == subresource  # type: ignore[attr-defined]
+        if isinstance(event.get("req"), dict) and event["req"].get("subresource") == subresource
     ]

@@ -77,7 +77,7 @@ class SmallDisk:
         """Fill the disk, but for what is to be left."""
         for name in ("audit.db", "hub.db"):
             # Of the room that a WAL has already, none is left.
-            self.until(lambda name=name: self._checkpoint(name), f"{name} is checkpointed")  # type: ignore[misc]
+            self.until(lambda name=name: self._checkpoint(name), f"{name} is checkpointed")
         with (self.data / "ballast").open("ab", buffering=0) as file, suppress(OSError):
             while True:
                 free = os.statvfs(self.data).f_bavail * 4096 - left_bytes

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import attrs
 
@@ -38,7 +39,7 @@ def administration_of(member: HubProcess) -> AdminClient:
     return Reach(None, member.folder).client()
 
 
-def rows_of(member: HubProcess, what: str, **chosen: str) -> list[dict[str, object]]:
+def rows_of(member: HubProcess, what: str, **chosen: str) -> list[dict[str, Any]]:
     """What this hub would list: `hubs`, `relays` or `sessions`."""
     rows = administration_of(member).get(what, **chosen)[what]
     assert isinstance(rows, list)

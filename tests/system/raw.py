@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from typing import Any
 from urllib.parse import urlencode
 
 import attrs
@@ -197,6 +198,6 @@ def marked_path() -> tuple[str, str]:
     return f"/api/v1/namespaces/{NAMESPACE}/configmaps/{mark}", mark
 
 
-def arrived(world: World, mark: str) -> list[dict[str, object]]:
+def arrived(world: World, mark: str) -> list[dict[str, Any]]:
     """The API server's audit lines with the mark in them."""
     return [line for line in world.cluster_audit() if mark in json.dumps(line)]

@@ -108,7 +108,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 def recorded(site: Site, *args: str) -> set[str]:
-    return {event.get("client", {}).get("ip", "") for event in site.world.hub_audit(*args)}  # type: ignore[attr-defined]
+    return {event.get("client", {}).get("ip", "") for event in site.world.hub_audit(*args)}
 
 
 def test_the_trail_and_the_cluster_see_the_client_and_not_the_load_balancer(site: Site) -> None:

@@ -58,7 +58,7 @@ class Stage:
     def events(self, kind: str) -> list[tuple[str, str]]:
         """Instance and note of each."""
         events = self.world.hub_audit("--kind", kind)
-        return [(event["relay"]["instance"], str(event.get("note", ""))) for event in events]  # type: ignore[index]
+        return [(event["relay"]["instance"], str(event.get("note", ""))) for event in events]
 
 
 def namespace(uid: str) -> Callable[[Exchange], None]:

@@ -103,7 +103,7 @@ def test_a_flood_of_watches_is_refused_and_counted_and_hurts_nobody_else(
         assert time.monotonic() < deadline, f"{counted} refusals are in the trail"
         time.sleep(0.5)
         events = world.audit_rows("--agent", "flooder")
-        denied = [event for event in events if event.get("decision", {}).get("effect") == "deny"]  # type: ignore[attr-defined]
+        denied = [event for event in events if event.get("decision", {}).get("effect") == "deny"]
         counted = sum(int(str(event.get("count", 1))) for event in denied)
     assert len(denied) <= 11 * windows
-    assert {event["decision"]["rule"] for event in denied} == {"limits.streams_per_agent"}  # type: ignore[index]
+    assert {event["decision"]["rule"] for event in denied} == {"limits.streams_per_agent"}

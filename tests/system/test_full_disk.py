@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -73,7 +74,7 @@ def assert_ends(talk: Talk) -> None:
     talk.rest(ENDS_WITHIN_S)
 
 
-def recorded(disk: SmallDisk, verb: str, resource: str, mark: str) -> list[dict[str, object]]:
+def recorded(disk: SmallDisk, verb: str, resource: str, mark: str) -> list[dict[str, Any]]:
     """The rows of an action; waits until the reserve needs them no more."""
     reserve = open_reserve(disk.data / "reserve")
     try:
@@ -84,8 +85,7 @@ def recorded(disk: SmallDisk, verb: str, resource: str, mark: str) -> list[dict[
     return [
         event
         for event in events
-        if (event["req"]["verb"], event["req"]["resource"]) == (verb, resource)  # type: ignore[index]
-        and mark in json.dumps(event)
+        if (event["req"]["verb"], event["req"]["resource"]) == (verb, resource) and mark in json.dumps(event)
     ]
 
 
@@ -207,8 +207,8 @@ def test_a_revocation_ends_an_open_exec_while_the_disk_is_full(
         mark = marks.get(name, victim.name)
         [row] = recorded(small, verb.verb, verb.resource, mark)
     assert row["phase"] == "complete"
-    assert row["resp"]["status"] == 200  # type: ignore[index]
-    assert row["actor"]["name"] == f"local:{local_user(os.environ)}"  # type: ignore[index]
+    assert row["resp"]["status"] == 200
+    assert row["actor"]["name"] == f"local:{local_user(os.environ)}"
     assert small.store(verb.query, victim.name) == []
 
 
@@ -351,8 +351,8 @@ def test_while_the_trail_is_down_nothing_is_granted_and_open_upgrades_end_after_
     hasty.until(lambda: hasty.metrics()["hawse_audit_up"] == 1.0, "the trail is back")
     assert client.post("/oauth/token", {**key, "audience": "tunnel"})[0] == 200
     [ended] = world.hub_audit("--kind", "session.killed")
-    assert ended["stream"]["close_reason"] == "deadline"  # type: ignore[index]
-    assert "audit.down_grace_s" in ended["resp"]["reason"]  # type: ignore[index]
+    assert ended["stream"]["close_reason"] == "deadline"
+    assert "audit.down_grace_s" in ended["resp"]["reason"]
 
 
 def test_a_disk_that_is_four_fifths_full_is_an_event_a_line_and_a_metric(hasty: SmallDisk) -> None:

@@ -85,13 +85,13 @@ def test_an_agent_is_told_by_which_rule_and_whom_to_ask(guarded: World, way: str
     events = [
         event
         for event in world.hub_audit()
-        if (event.get("decision") or {}).get("policy") == "relay-guardrails"  # type: ignore[attr-defined]
+        if (event.get("decision") or {}).get("policy") == "relay-guardrails"
     ]
-    assert {event["decision"]["rule"] for event in events} == {"owner/no-secrets"}  # type: ignore[index]
+    assert {event["decision"]["rule"] for event in events} == {"owner/no-secrets"}
     for event in events:
-        assert event["decision"]["effect"] == "deny"  # type: ignore[index]
-        assert event["resp"]["status"] == 403  # type: ignore[index]
-        assert event["resp"]["processed"] == "no"  # type: ignore[index]
+        assert event["decision"]["effect"] == "deny"
+        assert event["resp"]["status"] == 403
+        assert event["resp"]["processed"] == "no"
         assert event["phase"] == "complete"
 
 
@@ -153,7 +153,7 @@ def test_a_tightened_guardrail_ends_all_that_is_open_and_denied(guarded: World, 
     ended: list[Any] = [
         event
         for event in world.hub_audit("--agent", victim.name)
-        if (event.get("stream") or {}).get("close_reason") == "upstream failed"  # type: ignore[attr-defined]
+        if (event.get("stream") or {}).get("close_reason") == "upstream failed"
     ]
     assert len({event["eid"] for event in ended}) == len(OPEN)
     if way == "tunnel":

@@ -40,8 +40,8 @@ def test_agents_and_relays_go_on_when_their_hub_has_moved_to_postgresql(
         assert rows[: len(before)] == before
         new = rows[len(before) :]
         assert [(row["kind"], row.get("epoch"), row["seq"]) for row in new[:2]] == [
-            ("admin.action", None, before[-1]["seq"] + 1),  # type: ignore[operator]
+            ("admin.action", None, before[-1]["seq"] + 1),
             ("hub.started", 1, 1),
         ]
-        writes = [row["phase"] for row in new if row.get("req", {}).get("verb") == "patch"]  # type: ignore[attr-defined]
+        writes = [row["phase"] for row in new if row.get("req", {}).get("verb") == "patch"]
         assert writes == ["intent", "complete"] * 2

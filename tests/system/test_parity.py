@@ -7,6 +7,7 @@ import json
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -121,7 +122,7 @@ def test_a_deployment_rolls_out(world: World) -> None:
     assert deleted.code == 0, deleted.err
 
 
-def begun_watches(world: World) -> list[dict[str, object]]:
+def begun_watches(world: World) -> list[dict[str, Any]]:
     """What the API server says of the watches that have begun."""
     lines = world.cluster_audit()
     return [line for line in lines if (line["verb"], line["stage"]) == ("watch", "ResponseStarted")]

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -251,7 +252,7 @@ def test_a_hub_that_replaces_none_starts_as_usual_and_another_replaces_it_twice(
     assert world.kubectl("tunnel", "get", "pod", POD).code == 0
 
 
-def execs(world: World) -> list[dict[str, object]]:
+def execs(world: World) -> list[dict[str, Any]]:
     found = []
     for event in world.audit_rows():
         request = event.get("req")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -137,6 +138,6 @@ def switch(what: str, world: World) -> None:
         world.admin("policy", what, "guard", *others)
 
 
-def guard(world: World) -> list[dict[str, object]]:
-    listed: list[dict[str, object]] = json.loads(world.admin("policy", "guard", "--json"))
+def guard(world: World) -> list[dict[str, Any]]:
+    listed: list[dict[str, Any]] = json.loads(world.admin("policy", "guard", "--json"))
     return listed

@@ -26,7 +26,7 @@ def claimed(world: World, mark: str) -> list[object]:
     """Return what the events about a target with this mark claim."""
     rows = world.audit_rows("--agent", AGENT)
     found = [row for row in rows if mark in json.dumps(row.get("req"))]
-    return [row["client"].get("claimed_reason") for row in found]  # type: ignore[attr-defined]
+    return [row["client"].get("claimed_reason") for row in found]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -41,8 +41,8 @@ def test_a_reason_is_recorded_and_goes_no_further(chain: Chain, way: str) -> Non
     assert len(exchanges) == 2
     assert exchanges[1].header("x-other") == ["1"]
     assert b"reason" not in b"".join(exchange.head.lower() for exchange in exchanges)
+    wait_until(lambda: all(claimed(chain.world, each) for each in (mark, backend)))
     for each in (mark, backend):
-        wait_until(lambda each=each: bool(claimed(chain.world, each)))  # type: ignore[misc]
         assert set(claimed(chain.world, each)) == {REASON}
 
 
@@ -63,7 +63,7 @@ def test_operators_see_the_reason_of_a_command(world: World) -> None:
     eid = next(
         str(row["eid"])
         for row in reversed(world.audit_rows("--agent", AGENT))
-        if row["client"].get("claimed_reason") == REASON  # type: ignore[attr-defined]
+        if row["client"].get("claimed_reason") == REASON
     )
     shown = world.hawse("audit", "show", eid, environment=world.operator).decode()
     assert "claimed   der Pod hängt: \\u05d0" in shown.splitlines()

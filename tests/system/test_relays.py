@@ -76,10 +76,10 @@ def test_two_relays_at_a_time_and_each_is_its_own(own_world: World) -> None:
     assert world.kubectl("tunnel", "get", "pods").code == 0
 
     events = [event for event in world.hub_audit() if str(event["kind"]).startswith("relay.")]
-    new = {event["relay"]["instance"]: event["note"] for event in events if event["kind"] == "relay.new"}  # type: ignore[index]
+    new = {event["relay"]["instance"]: event["note"] for event in events if event["kind"] == "relay.new"}
     assert new[first].startswith("an instance that was not seen before; an address that was not seen before")
     assert new["second"] == "an instance that was not seen before"
-    refused = {event["relay"]["instance"] for event in events if event["kind"] == "relay.refused"}  # type: ignore[index]
+    refused = {event["relay"]["instance"] for event in events if event["kind"] == "relay.refused"}
     assert refused == {"third", "second"}
 
 
@@ -206,13 +206,13 @@ def ask_a_silent_relay(world: World, watches: ExitStack) -> None:
 
     events = [event for event in world.hub_audit() if str(event["kind"]) == "call"]
     ended = [event for event in events if event["phase"] == "complete"]
-    lists = [event for event in ended if event["req"]["verb"] == "list"]  # type: ignore[index]
-    moved = [event for event in lists if event.get("tunnel", {}).get("moved_from")]  # type: ignore[attr-defined]
+    lists = [event for event in ended if event["req"]["verb"] == "list"]
+    moved = [event for event in lists if event.get("tunnel", {}).get("moved_from")]
     assert len(moved) == len(reads)
     for event in moved:
-        assert event["tunnel"]["moved_from"] == "second"  # type: ignore[index]
-        assert event["relay"]["instance"] == first  # type: ignore[index]
-        assert event["resp"]["status"] == 200  # type: ignore[index]
+        assert event["tunnel"]["moved_from"] == "second"
+        assert event["relay"]["instance"] == first
+        assert event["resp"]["status"] == 200
     assert len({event["eid"] for event in lists}) == len(lists) == len(reads) + 1
     others = [event for event in ended if event not in lists]
-    assert not any(event.get("tunnel", {}).get("moved_from") for event in others)  # type: ignore[attr-defined]
+    assert not any(event.get("tunnel", {}).get("moved_from") for event in others)

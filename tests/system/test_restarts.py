@@ -69,7 +69,7 @@ def test_relays_and_hub_come_back_and_an_offline_cluster_says_so_at_once(lasting
     assert world.kubectl("tunnel", "get", "pods").code == 0
     # What the dead hub had begun has an end in the trail, and the events are in one sequence.
     sequence = [event["seq"] for event in world.hub_audit()]
-    assert sequence == sorted(set(sequence))  # type: ignore[type-var]
+    assert sequence == sorted(set(sequence))
 
     # The relay dies without a word. Its socket's end tells the hub, which waits two seconds for a comeback.
     client = RawClient(world, "tunnel")

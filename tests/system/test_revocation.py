@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -29,7 +30,7 @@ def victim(world: World, request: pytest.FixtureRequest) -> Victim:
 def check_record(victim: Victim, why: str, close_reason: str) -> None:
     """Each of what was open has one closing event, and it says why."""
 
-    def recorded(kind: str = "") -> list[dict[str, object]]:
+    def recorded(kind: str = "") -> list[dict[str, Any]]:
         rows = victim.world.audit_rows("--agent", victim.name)
         return [row for row in rows if kind in {"", row["kind"]}]
 
@@ -40,8 +41,8 @@ def check_record(victim: Victim, why: str, close_reason: str) -> None:
     assert len({event["eid"] for event in killed}) == len(OPEN)
     for event in killed:
         assert event["phase"] == "complete"
-        assert why in event["resp"]["reason"]  # type: ignore[index]
-        assert event["stream"]["close_reason"] == close_reason  # type: ignore[index]
+        assert why in event["resp"]["reason"]
+        assert event["stream"]["close_reason"] == close_reason
     closed = [event["eid"] for event in events if event["phase"] == "complete"]
     assert len(closed) == len(set(closed))
 
@@ -118,7 +119,7 @@ def test_a_relay_that_the_hub_cannot_reach_ends_what_was_revoked_by_itself(chain
         assert gone.wait(UNHEARD_WITHIN_S[way] - (time.monotonic() - lost_at))
     world.admin("agent", "unlock", AGENT)
     [killed] = [e for e in world.hub_audit("--cluster", way) if e["kind"] == "session.killed"]
-    assert "is locked" in killed["resp"]["reason"]  # type: ignore[index]
+    assert "is locked" in killed["resp"]["reason"]
     world.wait_for_tunnel(90)
 
 

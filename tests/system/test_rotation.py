@@ -67,13 +67,13 @@ def test_no_agent_and_no_relay_notices_a_rotation(own_world: World) -> None:
     assert kinds.count("relay.connected") == 1
     assert "relay.disconnected" not in kinds
     statuses = [
-        event["resp"]["status"]  # type: ignore[index]
+        event["resp"]["status"]
         for event in events
         if event["kind"] == "call" and event["phase"] == "complete"
     ]
     assert statuses
     assert all(status < 400 or status == 404 for status in statuses), statuses
-    rotations = [event for event in events if (event.get("req") or {}).get("verb") == "rotate"]  # type: ignore[attr-defined]
+    rotations = [event for event in events if (event.get("req") or {}).get("verb") == "rotate"]
     assert len([event for event in rotations if event["phase"] == "complete"]) == ROTATIONS
 
 

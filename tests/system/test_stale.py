@@ -113,7 +113,7 @@ def test_a_database_that_does_not_answer_stops_the_hub_in_time_and_for_no_longer
     world.hub.wait_for("ended 1 call")
     world.hub.wait_for("has confirmed the hub's state again")
     [killed] = world.hub_audit("--kind", "session.killed")
-    assert "database.stale_streams_s" in killed["resp"]["reason"]  # type: ignore[index]
+    assert "database.stale_streams_s" in killed["resp"]["reason"]
 
 
 def test_a_request_that_waits_in_the_socket_of_a_stopped_hub_is_refused(away: Away) -> None:

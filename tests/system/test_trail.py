@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import quote
 
@@ -61,10 +62,10 @@ def narrow_world(tmp_path: Path) -> Iterator[World]:
         yield running
 
 
-def rows_with(world: World, mark: str) -> list[dict[str, object]]:
+def rows_with(world: World, mark: str) -> list[dict[str, Any]]:
     """The trail's rows of a request line with the mark in it, once one of them ends the call."""
 
-    def marked(rows: list[dict[str, object]]) -> list[dict[str, object]]:
+    def marked(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return [row for row in rows if mark in json.dumps(row.get("req"))]
 
     wait_until(lambda: any(row["phase"] != "intent" for row in marked(world.audit_rows("--since", "2m"))))
@@ -162,7 +163,7 @@ def test_a_command_stands_in_the_trail_whole_or_is_refused(client: RawClient) ->
         assert (said["kind"], said["code"]) == ("Status", 414)
         assert "65536" in said["message"], said
     rows = rows_with(client.world, mark)
-    assert [row["resp"]["status"] for row in rows] == [414] * 4  # type: ignore[index]
+    assert [row["resp"]["status"] for row in rows] == [414] * 4
     assert max(len(json.dumps(row)) for row in rows) < 16_000
     # A read of as much is none of that: it is cut.
     _, mark = marked_path()
@@ -181,14 +182,14 @@ def test_what_a_client_has_ended_reads_so_and_is_shown_by_the_clusters_audit_id(
     assert world.kubectl("tunnel", "wait", name, f"pod/{POD}", "--timeout=20s").code == 0
     copied = rows_with(world, mark)[-1]
 
-    def watched() -> list[dict[str, object]]:
+    def watched() -> list[dict[str, Any]]:
         rows = world.audit_rows("--since", "2m", "--verb", "watch", "--limit", "10")
         return [row for row in rows if row["phase"] == "complete" and POD in json.dumps(row["req"])]
 
     wait_until(lambda: bool(watched()))
     watch = watched()[-1]
     # As earlier versions record it.
-    assert watch["stream"]["close_reason"] == "client gone"  # type: ignore[index]
+    assert watch["stream"]["close_reason"] == "client gone"
     table = world.hawse("audit", "list", "--since", "2m", "--limit", "all", environment=world.operator)
     lines = {line.split()[0]: line for line in table.decode().splitlines()}
     assert lines[str(watch["seq"])].endswith("(ended by the client)")
@@ -296,7 +297,7 @@ def test_an_agent_adds_no_more_to_the_trail_than_its_budget(narrow_world: World)
         row
         for row in world.hub_audit("--agent", "probe")
         if row.get("decision", {}).get("rule") == "limits.audit_bytes_per_second"
-    ]  # type: ignore[attr-defined]
+    ]
     # All of them are counted, and few have a row.
     wait_until(lambda: counted(world) >= seen[429])
     assert len(rows) <= 2 * 11 * (took_s / 10 + 2)
@@ -311,7 +312,7 @@ def counted(world: World) -> int:
     rows = world.audit_rows("--agent", "probe", "--status", "429")
     refused = [
         row for row in rows if row.get("resp", {}).get("status") == 429 and row["kind"] != "auth.failed"
-    ]  # type: ignore[attr-defined]
+    ]
     return sum(int(str(row.get("count", 1))) for row in refused)
 
 
@@ -332,12 +333,12 @@ def test_what_lasts_has_a_row_when_the_hub_is_killed(lasting_world: World) -> No
         wait_until(lambda: sum(row["kind"] in {"watch", "log"} for row in world.session_rows()) >= 6)
         began = time.monotonic()
 
-        def started() -> list[dict[str, object]]:
+        def started() -> list[dict[str, Any]]:
             return [row for row in world.audit_rows()[earlier:] if row["phase"] == "start"]
 
         wait_until(lambda: len(started()) == 6)
         assert time.monotonic() - began < STARTED_AFTER_S + 2 * CHECK_EVERY_S + 10.0
-        assert {row["stream"]["proto"] for row in started()} == {"http"}  # type: ignore[index]
+        assert {row["stream"]["proto"] for row in started()} == {"http"}
         assert world.hub is not None
         world.hub.process.kill()
         world.hub.process.wait()

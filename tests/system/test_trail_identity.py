@@ -97,7 +97,7 @@ def test_an_older_copy_under_a_running_hub_stops_writes_until_it_is_accepted(
     told = [note for note in lone.gaps() if note.startswith("accepted as trail ")]
     assert len(told) == 1
     assert "the hub had written trail " in told[0]
-    actions = [event["req"]["verb"] for event in lone.world.audit_rows("--kind", "admin.action")]  # type: ignore[index]
+    actions = [event["req"]["verb"] for event in lone.world.audit_rows("--kind", "admin.action")]
     assert actions.count("lock") == 1
     # The next start takes it as well.
     lone.stop()

@@ -87,10 +87,10 @@ def tokens_of(world: World, way: str, name: str) -> list[str]:
     events = [
         event
         for event in world.hub_audit("--cluster", way, "--agent", AGENT)
-        if event["phase"] == "complete" and (event.get("req") or {}).get("name") == name  # type: ignore[attr-defined]
+        if event["phase"] == "complete" and (event.get("req") or {}).get("name") == name
     ]
-    assert {event["resp"]["status"] for event in events} == {200}  # type: ignore[index]
-    return [event["actor"]["jti"] for event in events]  # type: ignore[index]
+    assert {event["resp"]["status"] for event in events} == {200}
+    return [event["actor"]["jti"] for event in events]
 
 
 def refused_tokens(world: World) -> int:

@@ -8,6 +8,7 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import attrs
 
@@ -52,13 +53,13 @@ class Victim:
     def command(self, way: str, *args: str) -> list[str]:
         return ["kubectl", f"--context={way}", f"--namespace={NAMESPACE}", *args]
 
-    def sessions(self) -> list[dict[str, object]]:
-        listed: list[dict[str, object]] = json.loads(
+    def sessions(self) -> list[dict[str, Any]]:
+        listed: list[dict[str, Any]] = json.loads(
             self.world.admin("session", "list", "--agent", self.name, "--json")
         )
         return listed
 
-    def open_sessions(self) -> list[dict[str, object]]:
+    def open_sessions(self) -> list[dict[str, Any]]:
         """Those of which all is set up."""
         return [one for one in self.world.session_rows(agent=self.name) if is_open(one)]
 

@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import attrs
 import trustme
@@ -109,13 +109,13 @@ class World:
         """The hub's admin API, for who asks again and again: a command each time takes what is waited for."""
         return Reach(None, self.folder / "hub").client()
 
-    def relay_rows(self) -> list[dict[str, object]]:
+    def relay_rows(self) -> list[dict[str, Any]]:
         """What `hawse admin relay list` would say."""
         rows = self.administration.get("relays")["relays"]
         assert isinstance(rows, list)
         return rows  # type: ignore[return-value]
 
-    def session_rows(self, **chosen: str) -> list[dict[str, object]]:
+    def session_rows(self, **chosen: str) -> list[dict[str, Any]]:
         """What `hawse admin session list` would say, of an `agent` or a `cluster`."""
         rows = self.administration.get("sessions", **chosen)["sessions"]
         assert isinstance(rows, list)
@@ -158,19 +158,19 @@ class World:
             env={**os.environ, **self.agent, **(SPDY if spdy else {})},
         )
 
-    def cluster_audit(self) -> list[dict[str, object]]:
+    def cluster_audit(self) -> list[dict[str, Any]]:
         """The API server's own audit log, without the two requests that relays make as themselves."""
         # Bytes, whose lines end at newlines alone: a text has more that ends a line, and a name may hold it.
         lines = (self.folder / "cluster" / "audit.jsonl").read_bytes().splitlines()
         events = [json.loads(line) for line in lines]
         return [event for event in events if not _is_relays_own(event)]
 
-    def hub_audit(self, *args: str) -> list[dict[str, object]]:
+    def hub_audit(self, *args: str) -> list[dict[str, Any]]:
         """The hub's audit trail, newest last."""
         out = self.hawse("audit", "list", "--json", *args, environment=self.operator)
         return [json.loads(line) for line in out.splitlines()]
 
-    def audit_rows(self, *args: str) -> list[dict[str, object]]:
+    def audit_rows(self, *args: str) -> list[dict[str, Any]]:
         """The same, read in this process: for waits, which read it many times.
 
         An event is in the trail shortly after its answer, so read once this may miss it.

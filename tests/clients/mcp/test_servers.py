@@ -47,7 +47,7 @@ class Used:
 
         def recorded() -> bool:
             rows = self.scene.world.audit_rows("--agent", AGENT, "--namespace", NAMESPACE)
-            found[:] = [row for row in rows if row["req"].get("name") == name]  # type: ignore[attr-defined]
+            found[:] = [row for row in rows if row["req"].get("name") == name]
             return bool(found)
 
         wait_until(recorded)

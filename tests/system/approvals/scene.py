@@ -6,16 +6,17 @@ import json
 import os
 import sqlite3
 import subprocess
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import attrs
 
 from proxy.cli.admin.api.client import AdminClient
-from tests.system.world import GROUP, NAMESPACE, POLL_S, USER, Result, World, run
+from tests.system.waiting import wait_until
+from tests.system.world import GROUP, NAMESPACE, USER, Result, World, run
 
 ROOT = Path(__file__).parents[3]
 PERSON = "ann@example.com"
@@ -60,7 +61,7 @@ BINDING = {
     "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": GROUP}],
 }
 
-Row = Mapping[str, object]
+Row = Mapping[str, Any]
 
 
 @attrs.define(eq=False)
@@ -142,11 +143,8 @@ class Scene:
 
     def waiting(self, part: str) -> Row:
         """Wait for the request about such a call."""
-        deadline = time.monotonic() + DEADLINE_S
-        while not (rows := self.requests(part, state="pending")):
-            assert time.monotonic() < deadline, f"no request about {part}"
-            time.sleep(POLL_S)
-        [row] = rows
+        wait_until(lambda: bool(self.requests(part, state="pending")), DEADLINE_S)
+        [row] = self.requests(part, state="pending")
         return row
 
     def approve(self, row: Row) -> None:
@@ -158,11 +156,8 @@ class Scene:
 
     def ended(self, row: Row) -> str:
         """Return the state of a request that is no longer open."""
-        deadline = time.monotonic() + DEADLINE_S
-        while (state := str(self.shown(row)["state"])) in _OPEN:
-            assert time.monotonic() < deadline, f"request {row['id']} is still {state}"
-            time.sleep(POLL_S)
-        return state
+        wait_until(lambda: self.shown(row)["state"] not in _OPEN, DEADLINE_S)
+        return str(self.shown(row)["state"])
 
     def age(self, row: Row) -> None:
         """Make the use of a request this old that the same call asks again."""
@@ -173,7 +168,7 @@ class Scene:
     def writes(self, part: str) -> list[int]:
         """Return the statuses of the agent's writes to a target that holds `part`, without dry runs."""
         return [
-            int(event["responseStatus"]["code"])  # type: ignore[index]
+            int(event["responseStatus"]["code"])
             for event in self.world.cluster_audit()
             if event["verb"] not in ("get", "list", "watch")
             and part in str(event["requestURI"])

@@ -197,8 +197,8 @@ def test_an_approvers_token_on_the_agents_machine_approves_which_the_docs_say(at
     [decided] = [
         event
         for event in world.audit_rows("--limit", "200")
-        if event["kind"] == "request.decided" and event["approval"]["request"] == row["id"]  # type: ignore[index]
+        if event["kind"] == "request.decided" and event["approval"]["request"] == row["id"]
     ]
-    assert decided["approval"]["by"] == PERSON  # type: ignore[index]
+    assert decided["approval"]["by"] == PERSON
     told = (ROOT / "docs" / "approvals.md").read_text()
     assert "An approver's token on the agent's machine is self-approval" in told

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import time
 
 import pytest
 
 from tests.system.approvals.effects import approved, asked, config_map, deployment
-from tests.system.approvals.scene import DEADLINE_S, LATER, Row, Scene
-from tests.system.world import NAMESPACE, POLL_S
+from tests.system.approvals.scene import DEADLINE_S, LATER, Scene
+from tests.system.waiting import wait_until
+from tests.system.world import NAMESPACE
 
 pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(120)]
 
@@ -91,17 +91,11 @@ def test_a_drain_asks_once_an_eviction(scene: Scene) -> None:
     argv = scene.world.command("tunnel", "drain", "sandbox", f"--pod-selector=app={name}", "--timeout=50s")
     process = scene.program(*argv).start()
     try:
-        rows: list[Row] = []
-        deadline = time.monotonic() + DEADLINE_S
-        while len(rows) < 2:
-            assert time.monotonic() < deadline, f"{len(rows)} evictions asked"
-            time.sleep(POLL_S)
-            rows = scene.requests(name, state="pending")
+        wait_until(lambda: len(scene.requests(name, state="pending")) == 2, DEADLINE_S)
+        rows = scene.requests(name, state="pending")
         for row in rows:
             scene.approve(row)
-        while scene.writes(f"{name}-") != [429, 429]:
-            assert time.monotonic() < deadline, scene.writes(f"{name}-")
-            time.sleep(POLL_S)
+        wait_until(lambda: scene.writes(f"{name}-") == [429, 429], DEADLINE_S)
         administrator("patch", *budget, "--type=merge", "-p", json.dumps({"spec": {"minAvailable": 0}}))
         process.wait(DEADLINE_S)
     finally:

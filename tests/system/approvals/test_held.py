@@ -12,7 +12,8 @@ import pytest
 from tests.system.approvals.effects import config_map
 from tests.system.approvals.scene import DEADLINE_S, HELD, LATER, Row, Scene
 from tests.system.approvals.scene import POLICY as APPROVALS
-from tests.system.world import POD, POLL_S, WAYS, Result
+from tests.system.waiting import wait_until
+from tests.system.world import POD, WAYS, Result
 
 pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(120)]
 
@@ -186,11 +187,8 @@ def test_a_hub_that_is_replaced_refuses_what_waits_and_the_next_one_serves_the_r
     assert (done.code, str(row["id"]).encode() in done.err) == (1, True), done.err
     assert time.monotonic() - began < DEADLINE_S
     waiting.approve(row)
-    deadline = time.monotonic() + DEADLINE_S
     # Its relay may still be on its way to the new hub.
-    while waiting.kubectl(*delete).code:
-        assert time.monotonic() < deadline, "the repeat did not succeed"
-        time.sleep(POLL_S)
+    wait_until(lambda: waiting.kubectl(*delete).code == 0, DEADLINE_S)
     assert waiting.ended(row) == "used"
     assert waiting.writes(name) == [200]
     assert not waiting.is_there(name)

@@ -62,7 +62,7 @@ def test_a_webhook_with_side_effects_is_not_called_before_the_approval(scene: Sc
     shown = asked(scene, hooked, *patch)
     assert changes(shown) == {}
     assert "blue" in str(shown["body"])
-    assert any("does not support dry run" in str(note) for note in shown["notes"])  # type: ignore[attr-defined]
+    assert any("does not support dry run" in str(note) for note in shown["notes"])
     assert calls_of(scene, hooked) == ""
     approved(scene, shown, *patch)
     assert f'"record.{hooked}.example":"1"' in calls_of(scene, hooked)
@@ -95,7 +95,7 @@ def test_an_api_that_ignores_dry_runs_is_not_written_before_the_approval(scene: 
     patch = ("patch", "thing", name, "--type=merge", "-p", '{"spec":{"depth":2}}')
     shown = asked(scene, name, *patch)
     assert (scene.value("thing", name, "{.spec.depth}"), changes(shown)) == ("1", {})
-    assert any("may not honour dryRun" in str(note) for note in shown["notes"])  # type: ignore[attr-defined]
+    assert any("may not honour dryRun" in str(note) for note in shown["notes"])
     assert '"depth"' in str(shown["body"])
     writes = [event for event in scene.world.cluster_audit() if event["verb"] == "patch"]
     assert not [event for event in writes if name in str(event["requestURI"])]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import time
 
 import pytest
 
 from tests.fakes.receiver import FakeReceiver
 from tests.system.approvals.scene import DEADLINE_S, LATER, PERSON, Scene
-from tests.system.world import AGENT, NAMESPACE, POLL_S
+from tests.system.waiting import wait_until
+from tests.system.world import AGENT, NAMESPACE
 
 pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(120)]
 
@@ -23,10 +23,8 @@ def test_a_webhook_gets_each_step_of_a_request(scene: Scene, receiver: FakeRecei
     scene.approve(row)
     assert scene.kubectl(*delete).code == 0
     headings = ["*Approval requested*", f"*Approved by `{PERSON}`*", "*The approved call was made*"]
-    deadline = time.monotonic() + DEADLINE_S
-    while len(found := texts(receiver, str(row["id"]))) < len(headings):
-        assert time.monotonic() < deadline, found
-        time.sleep(POLL_S)
+    wait_until(lambda: len(texts(receiver, str(row["id"]))) >= len(headings), DEADLINE_S)
+    found = texts(receiver, str(row["id"]))
     assert [text.partition("\n")[0] for text in found] == headings
     assert all(f"Agent `{AGENT}` in cluster `tunnel`: `{row['what']}`" in text for text in found)
     assert f"{NAMESPACE}/{name}" in str(row["what"])

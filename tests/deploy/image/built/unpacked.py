@@ -80,7 +80,7 @@ class Unpacked:
 
     def run(self, *argv: str, **more: Mapping[Any, str] | None) -> subprocess.CompletedProcess[str]:
         """Run a command in the image to its end."""
-        return subprocess.run(self.argv(argv, **more), capture_output=True, text=True)  # type: ignore[arg-type]
+        return subprocess.run(self.argv(argv, **more), capture_output=True, text=True)
 
 
 def unpack(target: str, file: Path, folder: Path) -> Unpacked:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import attrs
 import pytest
@@ -155,7 +155,7 @@ class Bench:
         self.directory.age.confirmed_s = -1e9
         self.directory.age.confirm(time.monotonic() - age_s)
 
-    async def trail(self) -> list[dict[str, object]]:
+    async def trail(self) -> list[dict[str, Any]]:
         await self.recorder.flush()
         reader = AuditReader(self.audit_file)
         try:

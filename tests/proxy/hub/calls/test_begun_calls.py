@@ -80,8 +80,8 @@ async def test_a_body_is_sent_whole_to_a_sibling_after_a_refusal(bench: Bench) -
     assert (bench.handled, bench.carried_on) == (0, 1)
     intent, end = await bench.trail()
     assert (intent["eid"], intent["phase"], end["phase"]) == (end["eid"], "intent", "complete")
-    assert end["req"]["body_bytes"] == len(body)  # type: ignore[index]
-    assert end["resp"]["status"] == 200  # type: ignore[index]
+    assert end["req"]["body_bytes"] == len(body)
+    assert end["resp"]["status"] == 200
 
 
 async def test_a_write_whose_relay_goes_before_its_intent_is_durable_is_not_forwarded(
@@ -98,7 +98,7 @@ async def test_a_write_whose_relay_goes_before_its_intent_is_durable_is_not_forw
     assert answer.startswith(b"HTTP/1.1 503 ")
     assert b"offline" in answer
     end = (await bench.trail())[-1]
-    assert (end["resp"]["status"], end["resp"]["processed"]) == (503, "no")  # type: ignore[index]
+    assert (end["resp"]["status"], end["resp"]["processed"]) == (503, "no")
 
 
 async def test_a_write_whose_relay_goes_before_its_intent_is_durable_goes_to_a_sibling(
@@ -122,7 +122,7 @@ async def test_a_write_whose_relay_goes_before_its_intent_is_durable_goes_to_a_s
         await line.hear(b"\r\n\r\nyes")
     assert bench.carried_on == 1
     end = (await bench.trail())[-1]
-    assert end["relay"]["instance"] == "b"  # type: ignore[index]
+    assert end["relay"]["instance"] == "b"
 
 
 # -- the client's end during the intent
@@ -144,7 +144,7 @@ async def test_a_client_that_ends_its_direction_during_the_intent_gets_its_answe
     await line.hear(b"\r\n\r\nyes")
     assert await line.bench.calls.live.wait_drained(5)
     end = (await line.bench.trail())[-1]
-    assert (end["resp"]["status"], end["resp"]["processed"]) == (200, "yes")  # type: ignore[index]
+    assert (end["resp"]["status"], end["resp"]["processed"]) == (200, "yes")
 
 
 async def test_a_client_that_ends_its_direction_within_its_body_is_gone(
@@ -158,7 +158,7 @@ async def test_a_client_that_ends_its_direction_within_its_body_is_gone(
     commits.let_go()
     assert await line.bench.calls.live.wait_drained(5)
     end = (await line.bench.trail())[-1]
-    assert end["resp"]["reason"] == "the client is gone"  # type: ignore[index]
+    assert end["resp"]["reason"] == "the client is gone"
 
 
 async def test_the_end_of_an_execs_input_is_passed_on_if_it_arrives_with_the_input(line: Line) -> None:
@@ -173,7 +173,7 @@ async def test_the_end_of_an_execs_input_is_passed_on_if_it_arrives_with_the_inp
     await stream.send_eof()
     assert await line.bench.calls.live.wait_drained(5)
     end = (await line.bench.trail())[-1]
-    assert end["stream"]["close_reason"] == "complete"  # type: ignore[index]
+    assert end["stream"]["close_reason"] == "complete"
 
 
 # -- whole calls without the task
@@ -195,8 +195,8 @@ async def test_an_exec_is_recorded_with_its_bytes(line: Line) -> None:
     assert (intent["phase"], end["phase"], end["kind"]) == ("intent", "complete", "call")
     recorded = end["stream"]
     expected = {"bytes_in": 4, "bytes_out": 5, "close_reason": "complete"}
-    assert recorded == {**recorded, **expected}  # type: ignore[dict-item]
-    assert end["resp"]["status"] == 101  # type: ignore[index]
+    assert recorded == {**recorded, **expected}
+    assert end["resp"]["status"] == 101
 
 
 async def test_a_large_upload_needs_no_task(line: Line) -> None:
@@ -215,7 +215,7 @@ async def test_a_large_upload_needs_no_task(line: Line) -> None:
     assert received == [body]
     assert (line.bench.handled, line.bench.carried_on) == (0, 0)
     end = (await line.bench.trail())[-1]
-    assert end["req"]["body_bytes"] == len(body)  # type: ignore[index]
+    assert end["req"]["body_bytes"] == len(body)
 
 
 @pytest.mark.parametrize(("status", "effect"), [(401, "allow"), (403, "deny")])
@@ -229,7 +229,7 @@ async def test_a_refusal_behind_the_relay_is_passed_on(line: Line, status: int, 
     assert DECISION_HEADER not in received
     assert line.bench.carried_on == 0
     end = (await line.bench.trail())[-1]
-    assert (end["decision"]["effect"], end["resp"]["status"]) == (effect, status)  # type: ignore[index]
+    assert (end["decision"]["effect"], end["resp"]["status"]) == (effect, status)
 
 
 async def test_a_call_that_is_held_moves_nothing_until_it_is_released(line: Line) -> None:
@@ -259,8 +259,8 @@ async def test_an_operator_cuts_a_watch_at_once(line: Line, tmp_path: Path) -> N
     assert await line.bench.calls.live.wait_drained(5)
     [event] = await line.bench.trail()
     assert event["kind"] == "session.killed"
-    assert (event["stream"]["close_reason"], event["stream"]["bytes_out"]) == ("killed", 5)  # type: ignore[index]
-    assert event["relay"]["instance"] == "relay-1"  # type: ignore[index]
+    assert (event["stream"]["close_reason"], event["stream"]["bytes_out"]) == ("killed", 5)
+    assert event["relay"]["instance"] == "relay-1"
 
 
 async def test_a_revocation_cuts_a_watch_at_once(line: Line) -> None:
@@ -270,7 +270,7 @@ async def test_a_revocation_cuts_a_watch_at_once(line: Line) -> None:
     await cut(line)
     assert await line.bench.calls.live.wait_drained(5)
     [event] = await line.bench.trail()
-    assert event["stream"]["close_reason"] == "revoked"  # type: ignore[index]
+    assert event["stream"]["close_reason"] == "revoked"
 
 
 @pytest.mark.parametrize("kind", ["watch", "exec", "write", "intent"])
@@ -298,7 +298,7 @@ async def test_the_hubs_end_is_recorded_of_each_call(
     events = await bench.trail()
     assert [event["phase"] for event in events] == (["intent"] if kind != "watch" else []) + ["complete"]
     seen = {"watch": "yes", "exec": "yes", "write": "maybe", "intent": "no"}
-    assert events[-1]["resp"]["processed"] == seen[kind]  # type: ignore[index]
+    assert events[-1]["resp"]["processed"] == seen[kind]
     assert bench.calls.recorder._store._open_intents == {}
 
 
@@ -341,8 +341,8 @@ async def test_a_fault_ends_this_call_alone_and_is_recorded_as_the_hubs(
     await line.hear(b"\r\n\r\nyes")
     assert line.bench.calls.live.count == 0
     failed, answered = (await line.bench.trail())[-2:]
-    assert failed["resp"]["reason"] == FAULT  # type: ignore[index]
-    assert "reason" not in answered["resp"]  # type: ignore[operator]
+    assert failed["resp"]["reason"] == FAULT
+    assert "reason" not in answered["resp"]
 
 
 def fail_once(method: Callable[[Stream], None]) -> Callable[[Stream], None]:
@@ -383,7 +383,7 @@ async def test_a_fault_of_the_recorder_ends_this_call_alone(
     monkeypatch.undo()
     assert line.bench.calls.live.count == 0
     event = (await line.bench.trail())[-1]
-    assert event["resp"]["reason"] == FAULT  # type: ignore[index]
+    assert event["resp"]["reason"] == FAULT
     stream = await line.ask(PODS)
     stream.send_answer_nowait(OK, b"yes", eof=True)
     await line.hear(b"\r\n\r\nyes")

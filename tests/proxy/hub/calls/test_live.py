@@ -351,9 +351,9 @@ async def test_a_revocation_ends_a_live_stream_with_the_reason(
     assert [event["phase"] for event in intents] == (["intent"] if kind == "exec" else [])
     assert closing["kind"] == "session.killed"
     assert closing["phase"] == "complete"
-    assert why in closing["resp"]["reason"]  # type: ignore[index]
-    assert closing["stream"]["close_reason"] == "revoked"  # type: ignore[index]
-    assert closing["stream"]["bytes_out"] == 5  # type: ignore[index]
+    assert why in closing["resp"]["reason"]
+    assert closing["stream"]["close_reason"] == "revoked"
+    assert closing["stream"]["bytes_out"] == 5
     assert len(bench.observed) == 1
     assert bench.calls.live.count == 0
 
@@ -403,8 +403,8 @@ async def test_a_client_that_reads_nothing_is_ended_when_memory_is_full(
     assert caught.value.reason.startswith("memory is full")
     *_, closing = await bench.trail()
     assert closing["kind"] == "session.killed"
-    assert closing["stream"]["close_reason"] == "overloaded"  # type: ignore[index]
-    assert closing["resp"]["reason"].startswith("memory is full")  # type: ignore[index]
+    assert closing["stream"]["close_reason"] == "overloaded"
+    assert closing["resp"]["reason"].startswith("memory is full")
 
 
 async def test_a_stream_evicted_at_the_relay_is_answered_with_the_reason(bench: Bench) -> None:
@@ -418,7 +418,7 @@ async def test_a_stream_evicted_at_the_relay_is_answered_with_the_reason(bench: 
             await bench.calls.live.wait_drained(math.inf)
         nursery.cancel_scope.cancel()
     *_, closing = await bench.trail()
-    assert (closing["kind"], closing["stream"]["close_reason"]) == ("call", "overloaded")  # type: ignore[index]
+    assert (closing["kind"], closing["stream"]["close_reason"]) == ("call", "overloaded")
 
 
 async def test_a_new_permission_ends_no_call(bench: Bench) -> None:
@@ -465,8 +465,8 @@ async def test_a_client_without_an_answer_gets_the_reason(bench: Bench) -> None:
     assert client.status == 403
     assert json.loads(client.received.partition(b"\r\n\r\n")[2])["message"].startswith("agent:ann is locked")
     [closing] = await bench.trail()
-    assert (closing["kind"], closing["resp"]["status"]) == ("session.killed", 403)  # type: ignore[index]
-    assert closing["resp"]["processed"] == "maybe"  # type: ignore[index]
+    assert (closing["kind"], closing["resp"]["status"]) == ("session.killed", 403)
+    assert closing["resp"]["processed"] == "maybe"
 
 
 async def test_a_client_that_does_not_read_is_cut_all_the_same(bench: Bench) -> None:
@@ -521,7 +521,7 @@ async def test_a_write_that_waits_for_its_intent_is_not_sent_once_it_is_ended(
         assert patience.cancelled_caught
     assert client.status == 403
     _, closing = await bench.trail()
-    assert (closing["kind"], closing["resp"]["processed"]) == ("session.killed", "no")  # type: ignore[index]
+    assert (closing["kind"], closing["resp"]["processed"]) == ("session.killed", "no")
 
 
 async def test_an_ended_upload_is_not_read_on(bench: Bench) -> None:
@@ -570,7 +570,7 @@ async def test_an_operator_lists_live_calls_and_ends_one(bench: Bench, tmp_path:
     assert (reset.code, reset.reason) == (StreamCode.REVOKED, "killed by the operator local: enough")
     _, closing = await bench.trail()
     assert closing["kind"] == "session.killed"
-    assert closing["stream"]["close_reason"] == "killed"  # type: ignore[index]
+    assert closing["stream"]["close_reason"] == "killed"
     assert closing["eid"] == seen.id
 
 

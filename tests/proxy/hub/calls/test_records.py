@@ -226,4 +226,4 @@ async def test_bytes_that_a_client_does_not_take_count_as_memory_of_its_call(ben
         await talk.wait_reset()
         await talk.client.aclose()
         [*_, closing] = await bench.trail()
-    assert closing["stream"]["close_reason"] == "overloaded"  # type: ignore[index]
+    assert closing["stream"]["close_reason"] == "overloaded"

@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -14,12 +15,12 @@ from proxy.process.config import ConfigError
 URL = "https://hooks.example/hunter2"
 
 
-def slack(**changes: object) -> WebhookConfig:
+def slack(**changes: Any) -> WebhookConfig:
     stated = {"name": "on-call", "url": URL, "format": "slack", **changes}
-    return WebhookConfig(**stated)  # type: ignore[arg-type]  # of any fields
+    return WebhookConfig(**stated)
 
 
-def fault(**changes: object) -> str:
+def fault(**changes: Any) -> str:
     [found] = faults_of_webhooks([slack(**changes)])
     assert "hunter2" not in found
     return found

@@ -71,7 +71,7 @@ async def test_a_person_reads_a_request_and_approves_what_was_shown(hub: Hub) ->
     assert f"{about} is approved by {PERSON}, for one call until " in approved.stderr
     assert hub.requests.found[0].state is State.APPROVED
     again = await hub.fails(*command.split(), env=env)
-    assert f"request {found} is approved" in again
+    assert f"request {found} was approved by {PERSON}" in again
 
 
 async def test_the_whole_target_is_shown(hub: Hub) -> None:
@@ -127,7 +127,7 @@ async def test_approve_without_a_digest_needs_a_terminal(hub: Hub) -> None:
     found = await a_request(hub)
     refused = await hub.fails("request", "approve", found, env=await as_approver(hub))
     assert f"hawse admin request show {found}" in refused
-    assert "read it again" in await hub.fails(
+    assert "is not what you were shown: look at it again" in await hub.fails(
         "request", "approve", found, "--shown", "0" * 64, env=await as_approver(hub, "eve@example.com")
     )
 

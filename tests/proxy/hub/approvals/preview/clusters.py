@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import attrs
 import trio
@@ -66,6 +67,18 @@ class Cluster:
     open: set[TrioStream] = attrs.Factory(set)
     """Streams without an answer."""
     most_open: int = 0
+    _changed: trio.Event = attrs.Factory(trio.Event)
+    """A stream came, was asked on or ended."""
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def until(self, met: Callable[[], bool]) -> None:
+        """Wait for something about `asked` and `open`."""
+        with trio.fail_after(5):
+            while not met():
+                await self._changed.wait()
 
     async def serve(self, relay: Session) -> None:
         async with trio.open_nursery() as nursery:
@@ -78,12 +91,14 @@ class Cluster:
     async def _serve(self, stream: TrioStream) -> None:
         self.open.add(stream)
         self.most_open = max(self.most_open, len(self.open))
+        self._tell()
         try:
             await self._answer(stream)
         except StreamReset:
             pass
         finally:
             self.open.discard(stream)
+            self._tell()
 
     async def _answer(self, stream: TrioStream) -> None:
         body = b""
@@ -92,10 +107,12 @@ class Cluster:
         method, target, _ = stream.head.split(b"\r\n")[0].decode().split(" ")
         asked = Asked(method, target, stream.head, body)
         self.asked.append(asked)
+        self._tell()
         answer = self.answer(asked)
         if answer is None:
-            while not stream.broken:  # noqa: ASYNC110 - the hub resets it
-                await trio.sleep(0.005)
+            reset = trio.Event()
+            stream.raw.on_reset(reset.set)
+            await reset.wait()
         elif isinstance(answer, StreamCode):
             stream.reset(answer, processed=Processed.NO, reason="the script says so")
         else:
@@ -150,7 +167,7 @@ class Cluster:
         assert isinstance(found, PreviewRefused), found
         return found
 
-    async def trail(self) -> list[dict[str, object]]:
+    async def trail(self) -> list[dict[str, Any]]:
         """The events of the previews."""
         return [event for event in await self.bench.trail() if event["kind"] == "preview"]
 

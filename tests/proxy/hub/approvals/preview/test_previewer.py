@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from audit.reader import AuditReader
 from auth.policy.ask import Ask
 from auth.policy.patterns import Names
 from auth.policy.text import Source
-from proxy.hub.approvals.preview import asker, previewer
-from proxy.hub.approvals.preview.asker import ANSWER_BYTES_MAX, PER_AGENT
+from proxy.hub.approvals.preview import previewer
+from proxy.hub.approvals.preview.asker import ANSWER_BYTES_MAX, ANSWER_S, PER_AGENT
 from proxy.hub.approvals.preview.effect import effect_fits
 from proxy.hub.approvals.preview.findings import NOT_HONOURED
 from proxy.hub.approvals.preview.shapes import Preview, PreviewRefused
@@ -40,6 +40,10 @@ def web(replicas: int = 3, **metadata: object) -> dict[str, Any]:
 
 def scaled(asked: Asked) -> tuple[int, object]:
     return 200, web(0 if asked.dry else 3)
+
+
+def always(code: int, said: object) -> Callable[[Asked], tuple[int, object]]:
+    return lambda _: (code, said)
 
 
 @pytest.fixture
@@ -73,16 +77,16 @@ async def test_a_write_is_tried_twice_beside_a_read_and_the_trail_has_all_three(
         assert (b"user-agent: kubectl/v1" in lines) is asked.dry
     events = await cluster.trail()
     assert {event["serves"] for event in events} == {live.eid}
-    assert sorted((str(event["phase"]), event["req"]["verb"]) for event in events) == [  # type: ignore[index]
+    assert sorted((str(event["phase"]), event["req"]["verb"]) for event in events) == [
         ("complete", "get"),
         *[("complete", "patch")] * 2,
         *[("intent", "patch")] * 2,
     ]
     for event in events:
         if event["phase"] == "complete":
-            assert event["resp"]["status"] == 200  # type: ignore[index]
-            assert event["relay"]["instance"] == "relay-1"  # type: ignore[index]
-            assert event["impersonated"]["user"] == "agent:ann"  # type: ignore[index]
+            assert event["resp"]["status"] == 200
+            assert event["relay"]["instance"] == "relay-1"
+            assert event["impersonated"]["user"] == "agent:ann"
     # The audit id in each request is that of its event.
     ids = {asked.head.split(b"audit-id: ")[1].split(b"\r\n")[0].decode() for asked in cluster.asked}
     assert ids == {event["eid"] for event in events}
@@ -334,8 +338,8 @@ async def test_the_rule_that_asks_lets_its_call_be_tried_out(cluster: Cluster) -
     cluster.answer = scaled
     made = await cluster.made(PATCH, {})
     assert made.view.changes == (Change("spec.replicas", "3", "0"),)
-    decisions = [event["decision"] for event in await cluster.trail() if event["req"]["verb"] == "patch"]  # type: ignore[index]
-    assert {(each["effect"], each["rule"]) for each in decisions} == {("ask", "change")}  # type: ignore[index]
+    decisions = [event["decision"] for event in await cluster.trail() if event["req"]["verb"] == "patch"]
+    assert {(each["effect"], each["rule"]) for each in decisions} == {("ask", "change")}
     # A deny of the dry run is still one.
     made = await cluster.made(PATCH.replace("/web", "/odd"), {})
     assert made.view.notes == (
@@ -346,25 +350,40 @@ async def test_the_rule_that_asks_lets_its_call_be_tried_out(cluster: Cluster) -
     assert "does not allow it (on-call/never)" in refused.view.notes[0]
 
 
+async def unanswered(clock: MockClock, cluster: Cluster, like: str = "") -> Preview | PreviewRefused:
+    """Return a preview whose two dry runs get no answer, without the time that it waits for them."""
+    found: list[Preview | PreviewRefused] = []
+
+    async def preview() -> None:
+        found.append(await cluster.preview(PATCH, {}, like=like))
+
+    async with trio.open_nursery() as nursery:
+        cluster.asked.clear()
+        nursery.start_soon(preview)
+        await cluster.until(lambda: len(cluster.asked) == 3 and len(cluster.open) == 2)
+        await wait_all_tasks_blocked()
+        clock.jump(ANSWER_S)
+    await cluster.until(lambda: not cluster.open)
+    return found[0]
+
+
 async def test_a_silent_api_server_is_said_and_does_not_spoil_a_grant(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+    mock_clock: MockClock, cluster: Cluster
 ) -> None:
     cluster.answer = scaled
     granted = await cluster.made(PATCH, {})
-    monkeypatch.setattr(asker, "ANSWER_S", 0.05)
     cluster.answer = lambda asked: None if asked.dry else (200, web())
-    made = await cluster.made(PATCH, {})
+    made = await unanswered(mock_clock, cluster)
+    assert isinstance(made, Preview)
     assert made.view.notes[0].startswith("not tried out: no answer within ")
-    refused = await cluster.refused(PATCH, {}, like=granted.effect)
+    refused = await unanswered(mock_clock, cluster, granted.effect)
+    assert isinstance(refused, PreviewRefused)
     assert refused.status == 503
     # A grant for a call that could not be tried out serves it while that lasts.
-    again = await cluster.preview(PATCH, {}, like=made.effect)
+    again = await unanswered(mock_clock, cluster, made.effect)
     assert isinstance(again, Preview)
     assert effect_fits(made.effect, again.effect)
-    with trio.fail_after(1):
-        while cluster.open:  # noqa: ASYNC110 - the tunnel decides it
-            await trio.sleep(0.01)
-    reasons = [event["resp"].get("reason", "") for event in await cluster.trail() if "resp" in event]  # type: ignore[attr-defined]
+    reasons = [event["resp"].get("reason", "") for event in await cluster.trail() if "resp" in event]
     assert sum(reason.startswith("no answer within") for reason in reasons) == 6
 
 
@@ -384,7 +403,7 @@ async def test_answers_that_are_too_long_or_no_json_are_not_compared(cluster: Cl
     made = await cluster.made(PATCH, {})
     assert made.view.notes[0] == "not tried out: the answer is too long for a preview"
     for body in (b"", b"[]", b"{" * 10_000, b'{"a":1,"a":2}', b"\x00"):
-        cluster.answer = lambda asked, body=body: (200, body)  # type: ignore[misc]
+        cluster.answer = always(200, body)
         assert (await cluster.made(PATCH, {})).view.notes[0].startswith("the API server's answer is no JSON")
 
 
@@ -406,16 +425,12 @@ async def test_a_cancelled_preview_resets_its_streams_and_says_so(cluster: Clust
     with trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(cluster.previewer.preview, live, b"{}", ASK)
-            with trio.fail_after(5):
-                while len(cluster.asked) < 3:  # noqa: ASYNC110 - the tunnel decides it
-                    await trio.sleep(0.01)
+            await cluster.until(lambda: len(cluster.asked) == 3)
             scope.cancel()
-    with trio.fail_after(1):
-        while cluster.open:  # noqa: ASYNC110 - the tunnel decides it
-            await trio.sleep(0.01)
+    await cluster.until(lambda: not cluster.open)
     ends = [event["resp"] for event in await cluster.trail() if event["phase"] == "complete"]
-    assert [end["processed"] for end in ends] == ["maybe"] * 3  # type: ignore[index]
-    assert {end["reason"] for end in ends} == {"the preview was cancelled"}  # type: ignore[index]
+    assert [end["processed"] for end in ends] == ["maybe"] * 3
+    assert {end["reason"] for end in ends} == {"the preview was cancelled"}
 
 
 async def test_an_agent_has_four_requests_at_a_time(cluster: Cluster) -> None:
@@ -423,9 +438,7 @@ async def test_an_agent_has_four_requests_at_a_time(cluster: Cluster) -> None:
     async with trio.open_nursery() as nursery:
         for _ in range(5):
             nursery.start_soon(cluster.previewer.preview, cluster.live(PATCH), b"{}", ASK)
-        with trio.fail_after(5):
-            while len(cluster.asked) < PER_AGENT:  # noqa: ASYNC110 - the tunnel decides it
-                await trio.sleep(0.01)
+        await cluster.until(lambda: len(cluster.asked) >= PER_AGENT)
         await wait_all_tasks_blocked()
         assert len(cluster.asked) == PER_AGENT
         nursery.cancel_scope.cancel()
@@ -438,22 +451,26 @@ async def test_an_agent_has_two_previews_at_a_time(cluster: Cluster) -> None:
         for _ in range(3):
             # A deletion begins with one request.
             nursery.start_soon(cluster.previewer.preview, cluster.live(f"DELETE {WEB}"), b"", ASK)
-        with trio.fail_after(5):
-            while len(cluster.asked) < previewer.PREVIEWS_PER_AGENT:  # noqa: ASYNC110 - the tunnel decides it
-                await trio.sleep(0.01)
+        await cluster.until(lambda: len(cluster.asked) >= previewer.PREVIEWS_PER_AGENT)
         await wait_all_tasks_blocked()
         assert len(cluster.asked) == previewer.PREVIEWS_PER_AGENT
         nursery.cancel_scope.cancel()
 
 
-async def test_previews_of_a_hub_are_bounded(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(previewer, "PREVIEW_S", 0.1)
+async def test_previews_of_a_hub_are_bounded(mock_clock: MockClock, cluster: Cluster) -> None:
     cluster.answer = lambda _: None
     slots = cluster.previewer._slots
     for _ in range(previewer.PREVIEWS_MAX):
         slots.acquire_nowait()
-    refused = await cluster.refused(PATCH, {})
-    assert refused.status == 503
+
+    async def refused() -> None:
+        assert (await cluster.refused(PATCH, {})).status == 503
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(refused)
+        await wait_all_tasks_blocked()
+        assert slots.statistics().tasks_waiting == 1
+        mock_clock.jump(previewer.PREVIEW_S)
     assert cluster.asked == []
 
 
@@ -497,7 +514,7 @@ async def test_another_relay_takes_what_the_first_one_refuses(tmp_path: Path) ->
         assert made.view.summary == "deletes Deployment web"
         assert len(tries) == 2
         [event] = await cluster.trail()
-        assert event["relay"]["instance"] in {"relay-1", "relay-2"}  # type: ignore[index]
+        assert event["relay"]["instance"] in {"relay-1", "relay-2"}
 
 
 async def test_a_connection_that_breaks_is_said(cluster: Cluster) -> None:
@@ -512,7 +529,7 @@ async def test_a_connection_that_breaks_is_said(cluster: Cluster) -> None:
 
 async def test_a_deletion_that_cannot_be_looked_at_shows_its_options(cluster: Cluster) -> None:
     for code, said in ((403, "the agent may not read it (403)"), (500, "the API server answered 500")):
-        cluster.answer = lambda _, code=code: status(code, "no")  # type: ignore[misc]
+        cluster.answer = always(*status(code, "no"))
         made = await cluster.made(f"DELETE {WEB}", {"gracePeriodSeconds": 0})
         assert made.view.summary == "deletes Deployment web"
         assert made.view.notes == (
@@ -522,7 +539,7 @@ async def test_a_deletion_that_cannot_be_looked_at_shows_its_options(cluster: Cl
         made = await cluster.made(f"DELETE {PODS}")
         assert made.view.notes == (f"the objects cannot be listed: {said}",)
     for body in (b"", b"[]"):
-        cluster.answer = lambda _, body=body: (200, body)  # type: ignore[misc]
+        cluster.answer = always(200, body)
         assert "is no JSON object" in (await cluster.made(f"DELETE {WEB}")).view.notes[0]
         assert "is no JSON object" in (await cluster.made(f"DELETE {PODS}")).view.notes[0]
         assert "is no JSON object" in (await cluster.made(f"POST {PODS}/p/exec")).view.notes[0]
@@ -539,4 +556,4 @@ async def test_nothing_is_sent_for_a_call_that_has_ended(cluster: Cluster) -> No
     assert cluster.asked == []
     assert cluster.most_open == 0
     ends = [event["resp"] for event in await cluster.trail() if event["phase"] == "complete"]
-    assert {end["processed"] for end in ends} == {"no"}  # type: ignore[index]
+    assert {end["processed"] for end in ends} == {"no"}

@@ -30,4 +30,4 @@ async def test_a_write_is_tried_out_and_recorded_as_if_the_relay_were_here(tmp_p
             events = [event for event in await cluster.trail() if event["phase"] == "complete"]
             nursery.cancel_scope.cancel()
     assert len(cluster.asked) == 3
-    assert [event["relay"]["instance"] for event in events] == ["far-away"] * 3  # type: ignore[index]
+    assert [event["relay"]["instance"] for event in events] == ["far-away"] * 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from hashlib import sha256
+from typing import Any
 
 import attrs
 
@@ -59,11 +60,11 @@ def plan(number: int) -> str:
     return sha256(b"%d" % number).hexdigest()
 
 
-def new_request(snapshot: Snapshot, number: int = 0, agent: str = "robot0", **changes: object) -> NewRequest:
+def new_request(snapshot: Snapshot, number: int = 0, agent: str = "robot0", **changes: Any) -> NewRequest:
     agent_id = snapshot.agents_by_name[agent].id
     cluster_id = snapshot.clusters_by_name["prod"].id
     new = attrs.evolve(NEW_REQUEST, agent_id=agent_id, cluster_id=cluster_id, plan=plan(number))
-    return attrs.evolve(new, **changes)  # type: ignore[arg-type]  # of any fields
+    return attrs.evolve(new, **changes)
 
 
 @contextmanager

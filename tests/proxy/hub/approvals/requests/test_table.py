@@ -4,6 +4,7 @@ import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from typing import Any
 
 import attrs
 import pytest
@@ -334,9 +335,9 @@ def test_lists_are_by_time_and_by_what_is_asked(database: Location) -> None:
             wait(database, 1)
         table.decide(ids[0], approve=False, by="ann", answer="no", shown="")
 
-        def listed(**what: object) -> list[str]:
+        def listed(**what: Any) -> list[str]:
             asked = {"states": [], "agent_id": None, "cluster_id": None, "offset": 0, "limit": 9} | what
-            return [each.id for each in table.find_all(**asked)]  # type: ignore[arg-type]  # of any
+            return [each.id for each in table.find_all(**asked)]
 
         assert listed() == ids
         assert listed(offset=1, limit=2) == ids[1:3]

@@ -19,8 +19,8 @@ from proxy.hub.store.engines.errors import StoreError
 from proxy.hub.store.entities import Snapshot
 from tests.fakes.databases import run
 from tests.fakes.hub_rows import add_hub
-from tests.fakes.requests import Model
 from tests.proxy.hub.approvals.requests.bench import TIMES, new_request, opened, populate, wait
+from tests.proxy.hub.approvals.requests.model import Model
 
 BOOTS = "boot-a", "boot-b"
 AGENTS = "robot0", "robot1"

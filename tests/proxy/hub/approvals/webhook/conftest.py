@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ def webhook_at(tmp_path: Path) -> Callable[..., WebhookConfig]:
     secret_file = tmp_path / "webhook.secret"
     secret_file.write_text(base64.b64encode(SECRET).decode() + "\n")
 
-    def configured(receiver: FakeReceiver, **changes: object) -> WebhookConfig:
+    def configured(receiver: FakeReceiver, **changes: Any) -> WebhookConfig:
         stated = {
             "name": "on-call",
             "url": receiver.url,
@@ -33,7 +34,7 @@ def webhook_at(tmp_path: Path) -> Callable[..., WebhookConfig]:
             "allow_private_address": True,
             **changes,
         }
-        return WebhookConfig(**stated)  # type: ignore[arg-type]  # of any fields
+        return WebhookConfig(**stated)
 
     return configured
 

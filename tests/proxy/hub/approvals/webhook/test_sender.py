@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import attrs
 import pytest
@@ -77,8 +78,8 @@ class Bench:
     metrics: WebhookMetrics = attrs.field(factory=lambda: WebhookMetrics(["on-call"]))
     began_s: float = attrs.field(factory=trio.current_time)
 
-    def sender(self, **changes: object) -> Sender:
-        webhook = WebhookConfig("on-call", "https://hooks.example/hunter2", **changes)  # type: ignore[arg-type]
+    def sender(self, **changes: Any) -> Sender:
+        webhook = WebhookConfig("on-call", "https://hooks.example/hunter2", **changes)
         sender = Sender(webhook, self.send, self.outbox, message_of, self.metrics)
         self.outbox.on_change(sender.wake)
         return sender

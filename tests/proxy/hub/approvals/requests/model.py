@@ -1,15 +1,10 @@
-"""Requests for approval in memory: a model of the store's, and a service for tests of what is above it.
-
-The model is what the state machine compares the table with (tests/proxy/hub/approvals/requests).
-"""
+"""A model in memory of the requests in the store: what the state machine compares the table with."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 import attrs
-import trio
 
 from proxy.hub.approvals.request import LIFE_S, NewRequest, Request, State
 from proxy.hub.approvals.requests.errors import (
@@ -18,8 +13,7 @@ from proxy.hub.approvals.requests.errors import (
     TooLargeError,
     TooManyRequestsError,
 )
-from proxy.hub.approvals.requests.memory import Listener
-from proxy.hub.store.engines.errors import NotFoundError, StoreUnavailableError
+from proxy.hub.store.engines.errors import NotFoundError
 
 
 @attrs.define(eq=False)
@@ -40,8 +34,8 @@ class Model:
             elif request.state is State.APPROVED and (request.valid_until or 0.0) <= self.now:
                 self._move(request, State.EXPIRED, ended_at=request.valid_until)
 
-    def _move(self, request: Request, state: State, **changes: object) -> Request:
-        moved = attrs.evolve(request, state=state, changes=request.changes + 1, **changes)  # type: ignore[arg-type]  # of any fields
+    def _move(self, request: Request, state: State, **changes: Any) -> Request:
+        moved = attrs.evolve(request, state=state, changes=request.changes + 1, **changes)
         self.rows[request.id] = moved
         return moved
 
@@ -150,146 +144,3 @@ class Model:
         for request_id in [*self.rows]:
             if (request := self._used_by(request_id, boot)) is not None:
                 self._move(request, State.USED, ended_at=self.now, because="the hub that used it has ended")
-
-
-@attrs.define(eq=False)
-class FakeRequests:
-    """The service in memory (as proxy.hub.approvals.requests.service.Requests); nothing takes time."""
-
-    model: Model = attrs.Factory(Model)
-    boot: str = "boot-a"
-    fault: str = ""
-    """While it is set, whatever needs the store raises StoreUnavailableError with it."""
-    mark: int = 0
-    unspent: set[str] = attrs.Factory(set)
-    _events: dict[str, list[trio.Event]] = attrs.Factory(dict)
-    _listeners: list[Listener] = attrs.Factory(list)
-    _revoked: set[str] = attrs.Factory(set)
-
-    def wait(self, seconds: float) -> None:
-        """Let time pass for the requests; it has nothing to do with trio's clock."""
-        before = dict(self.model.rows)
-        self.model.wait(seconds)
-        for request_id, request in self.model.rows.items():
-            if before.get(request_id) is not request:
-                self._tell(request_id)
-
-    async def _begin(self) -> None:
-        await trio.lowlevel.checkpoint()
-        if self.fault:
-            raise StoreUnavailableError(self.fault)
-
-    def _tell(self, request_id: str) -> None:
-        self.mark += 1
-        for event in self._events.pop(request_id, []):
-            event.set()
-        for listener in self._listeners:
-            listener(frozenset({request_id}))
-
-    async def find(self, agent_id: str, plan: str) -> Request | None:
-        await self._begin()
-        return self.model.find(agent_id, plan)
-
-    async def open(self, new: NewRequest, *, eid: str = "") -> Request:
-        await self._begin()
-        request_id = f"{len(self.model.rows):016x}"
-        opened = self.model.open(new, request_id)
-        if opened.id == request_id:
-            self._tell(request_id)
-        return opened
-
-    async def use(self, request_id: str) -> bool:
-        await self._begin()
-        used = self.model.use(request_id, self.boot)
-        self._tell(request_id)
-        return used
-
-    async def give_back(self, request_id: str) -> bool:
-        if self.fault:
-            self.unspent.add(request_id)
-            return False
-        returned = self.model.give_back(request_id, self.boot)
-        self._tell(request_id)
-        return returned
-
-    async def spend(self, request_id: str) -> None:
-        if self.fault:
-            self.unspent.add(request_id)
-            return
-        self.model.spend(request_id, self.boot)
-        self._tell(request_id)
-
-    async def end(self, request_id: str, state: State, why: str) -> bool:
-        await self._begin()
-        ended = self.model.end(request_id, state, why, self.boot)
-        self._tell(request_id)
-        return ended
-
-    def changed(self, request: Request) -> trio.Event:
-        event = trio.Event()
-        now = self.model.rows.get(request.id)
-        if now is None or now.changes != request.changes:
-            event.set()
-        else:
-            self._events.setdefault(request.id, []).append(event)
-        return event
-
-    def revoked(self, request_id: str) -> bool:
-        row = self.model.rows.get(request_id)
-        return request_id in self._revoked or (row is not None and row.state is State.REVOKED)
-
-    async def get(self, request_id: str) -> Request:
-        await self._begin()
-        return self.model.get(request_id)
-
-    async def find_all(
-        self,
-        *,
-        states: Collection[State] = (),
-        agent_id: str | None = None,
-        cluster_id: str | None = None,
-        offset: int = 0,
-        limit: int = 100,
-    ) -> Sequence[Request]:
-        await self._begin()
-        found = [
-            each
-            for each in reversed(self.model.rows.values())
-            if (not states or each.state in states)
-            and agent_id in (None, each.new.agent_id)
-            and cluster_id in (None, each.new.cluster_id)
-        ]
-        return found[offset : offset + limit]
-
-    async def every_open(self) -> Sequence[Request]:
-        return await self.find_all(states=[State.PENDING, State.APPROVED])
-
-    async def decide(self, request_id: str, *, approve: bool, by: str, answer: str, shown: str) -> Request:
-        await self._begin()
-        decided = self.model.decide(request_id, approve=approve, by=by, answer=answer, shown=shown)
-        self._tell(request_id)
-        return decided
-
-    async def revoke(self, request_id: str, *, by: str) -> Request:
-        await self._begin()
-        revoked = self.model.revoke(request_id, by)
-        self._tell(request_id)
-        return revoked
-
-    def revoke_in_memory(self, request_id: str, *, by: str, settled: Callable[[], None]) -> None:
-        self._revoked.add(request_id)
-        self._tell(request_id)
-
-    @property
-    def open_states(self) -> Mapping[State, int]:
-        states = State.PENDING, State.APPROVED, State.USING
-        found = Counter(each.state for each in self.model.rows.values())
-        return {state: found[state] for state in states}
-
-    @property
-    def oldest_pending(self) -> float | None:
-        pending = (each.created_at for each in self.model.rows.values() if each.state is State.PENDING)
-        return min(pending, default=None)
-
-    def on_change(self, listener: Listener) -> None:
-        self._listeners.append(listener)
