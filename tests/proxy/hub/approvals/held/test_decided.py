@@ -49,6 +49,6 @@ async def test_an_approval_ends_with_the_rule_as_it_was(bench: HeldBench) -> Non
     assert why_not(bench, attrs.evolve(request, decided_by="bob")) == "bob may not approve it any more"
     assert why_not(bench, attrs.evolve(request, decided_by="bob", state=State.PENDING)) == ""
     await bench.apply(POLICY.replace(", interactive: true", ""))
-    assert why_not(bench, request) == "careful/risky asks for no interactive calls any more"
+    assert why_not(bench, request) == "careful/risky does not allow interactive calls any more"
     exact = attrs.evolve(request, new=attrs.evolve(request.new, interactive=False))
     assert why_not(bench, exact) == ""
