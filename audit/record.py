@@ -377,7 +377,7 @@ class Event(Record, frozen=True, kw_only=True, tag_field="v", tag=VERSION):
     tunnel: Tunnel | None = None
     approval: Approval | None = None
     serves: str = ""
-    """The id of the call that a preview, or a request that was opened, serves."""
+    """The id of the call for which a preview was made, or a request was opened."""
     count: int = 1
     """How many occurrences this event stands for; more than one for a flood, and for merged reads."""
     note: str = ""

@@ -1,4 +1,4 @@
-"""What the controllers of workloads ask of pods and owners."""
+"""Owners and readiness of pods, for the controllers of workloads."""
 
 from __future__ import annotations
 

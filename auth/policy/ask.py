@@ -59,7 +59,7 @@ class Ask:
     valid_for_s: int = VALID_FOR_S
     """How long after the approval the call may be made."""
     interactive: bool = False
-    """Whether calls may be approved whose later bytes are not seen: exec with stdin, attach, port-forward."""
+    """Whether an approval may cover later bytes that nobody sees: exec with stdin, attach, port-forward."""
     dry_run: Names | None = None
     """The API groups, beside the built-in ones, whose dry runs are trusted not to write."""
     show_env: bool = False

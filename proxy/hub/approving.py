@@ -1,4 +1,4 @@
-"""Builds what holds the calls that need an approval and what tells of them, and starts its tasks."""
+"""Builds the held calls and the webhooks of a hub, and starts their tasks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from proxy.hub.resources import Resources
 
 
 def start_approvals(hub: Resources, calls: Calls) -> None:
-    """Let the calls wait that a rule asks about. The public listener does not accept yet."""
+    """Hold the calls that a rule asks about. The public listener does not accept yet."""
     requests, directory = hub.requests, hub.records.directory
     held = HeldCalls(Parts(calls, requests, Previewer(calls), BodyBudget.of(calls.memory), hub.upkeep))
     calls.asked = held

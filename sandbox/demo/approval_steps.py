@@ -12,7 +12,7 @@ import attrs
 from sandbox.demo.cluster import IMAGE, NAMESPACE, last_line
 from sandbox.demo.processes import DemoError
 from sandbox.demo.program import COMMAND_DEADLINE_S, Program
-from sandbox.demo.scene import Scene, Show, Step, expect, prose
+from sandbox.demo.scene import Scene, Show, Step, apply_policy, expect, prose, write_policy
 
 PERSON = "you@example.com"
 WEB = "web"
@@ -35,14 +35,8 @@ TOKEN_FILE = "approver.token"  # noqa: S105 - a name
 
 
 def approve(scene: Scene, show: Show) -> None:
-    policy = scene.folder / "asking.yaml"
-    policy.write_text(POLICY)
-    show("$ cat asking.yaml")
-    show(POLICY)
-    show("$ hawse admin policy apply asking.yaml")
-    out, err = scene.hawse.run("admin", "policy", "apply", str(policy))
-    expect(out + err, "in force")
-    show(out + err)
+    write_policy(scene, show, "asking.yaml", POLICY)
+    apply_policy(scene, show, "asking.yaml")
     adding = ("admin", "token", "add", "you", "--role", "approver", "--person", PERSON)
     show(f"$ hawse {' '.join(adding)}")
     token, _ = scene.hawse.run(*adding)
@@ -69,7 +63,7 @@ def ask_again(scene: Scene, show: Show) -> None:
     person = _as_person(scene, (scene.folder / TOKEN_FILE).read_text())
     used = time.monotonic()
     scene.kubectl.run("create", "deployment", WEB, f"--image={IMAGE}")
-    # An approval that was used a moment ago is said to be used.
+    # Within USED_S, the hub answers that the approval was used.
     time.sleep(max(0.0, used + USED_S - time.monotonic()))
     show(f"$ kubectl delete deployment {WEB} &")
     with scene.kubectl.started("delete", "deployment", WEB) as deleting:

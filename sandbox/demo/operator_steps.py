@@ -9,7 +9,7 @@ from typing import Any
 from sandbox.demo.cluster import NAMESPACE, POD, last_line
 from sandbox.demo.processes import DemoError
 from sandbox.demo.program import first_line
-from sandbox.demo.scene import Scene, Show, Step, expect, prose
+from sandbox.demo.scene import Scene, Show, Step, apply_policy, expect, prose, write_policy
 
 # The hub ends open streams within two seconds of a lock; the rest is for kubectl on a busy machine.
 LOCK_DEADLINE_S = 10.0
@@ -31,22 +31,16 @@ TRAIL_READ_MAX = 1_000
 
 
 def simulate(scene: Scene, show: Show) -> None:
-    policy = scene.folder / "policy.yaml"
-    policy.write_text(POLICY)
-    show("$ cat policy.yaml")
-    show(POLICY)
+    write_policy(scene, show, "policy.yaml", POLICY)
     show("$ hawse admin policy simulate policy.yaml")
-    out, err = scene.hawse.run("admin", "policy", "simulate", str(policy))
+    out, err = scene.hawse.run("admin", "policy", "simulate", str(scene.folder / "policy.yaml"))
     # The session's only deletion so far.
     expect(out + err, "newly denied", "configmaps", RULE, "1 newly denied")
     show(out + err)
 
 
 def denied(scene: Scene, show: Show) -> None:
-    show("$ hawse admin policy apply policy.yaml")
-    out, err = scene.hawse.run("admin", "policy", "apply", str(scene.folder / "policy.yaml"))
-    expect(out + err, "in force")
-    show(out + err)
+    apply_policy(scene, show, "policy.yaml")
     show(f"$ kubectl delete pod {POD}")
     _, err = scene.kubectl.run("delete", "pod", POD, exit_code=1)
     expect(err, "Forbidden", f"denied by {RULE}: agents delete nothing here", "label it", "#platform")

@@ -63,6 +63,21 @@ def expect(text: str, *needed: str) -> None:
             raise DemoError(f"{part!r} is missing in the output: {text.strip()!r}")
 
 
+def write_policy(scene: Scene, show: Show, name: str, content: str) -> None:
+    """Write a policy into a file of the scene's folder."""
+    (scene.folder / name).write_text(content)
+    show(f"$ cat {name}")
+    show(content)
+
+
+def apply_policy(scene: Scene, show: Show, name: str) -> None:
+    """Apply the policy of that file; raises DemoError unless it is in force."""
+    show(f"$ hawse admin policy apply {name}")
+    out, err = scene.hawse.run("admin", "policy", "apply", str(scene.folder / name))
+    expect(out + err, "in force")
+    show(out + err)
+
+
 def prose(text: str) -> str:
     """The text in lines that fit a terminal, broken between words."""
     return textwrap.fill(

@@ -51,9 +51,9 @@ def list_agents(
 ) -> None:
     """List the agents."""
     chosen = {"team": team, "cluster": cluster, "policy": policy}
-    query = {name: value for name, value in chosen.items() if value is not None}
-    found = reach.client().get("agents", retired=str(retired).lower(), **query)
-    if query and "total" not in found:
+    filtered = any(name is not None for name in chosen.values())
+    found = reach.client().get("agents", retired=str(retired).lower(), **chosen)
+    if filtered and "total" not in found:
         # A hub of an earlier version ignores them, and lists all agents.
         raise CommandError(
             "the hub does not know --team, --cluster or --policy: does it run the same version?"
@@ -72,7 +72,7 @@ def list_agents(
         columns,
         as_json=as_json,
         empty="no agent matches"
-        if query
+        if filtered
         else "no agents yet: hawse admin agent add NAME --owner WHO --team TEAM",
         spare=("OWNER", "LAST USED", "CLUSTERS"),
     )

@@ -39,7 +39,6 @@ def list_sessions(reach: Reach, /, agent: str | None, cluster: str | None, as_js
 
     Exits 3 if a hub did not answer within 2 s: its calls are then missing.
     """
-    chosen = {key: name for key, name in (("agent", agent), ("cluster", cluster)) if name is not None}
     columns = [
         ("ID", field("id")),
         ("AGENT", field("agent")),
@@ -51,7 +50,7 @@ def list_sessions(reach: Reach, /, agent: str | None, cluster: str | None, as_js
         ("OUT", field("bytes_out")),
         ("FROM", field("client")),
     ]
-    found = reach.client().get("sessions", **chosen)
+    found = reach.client().get("sessions", agent=agent, cluster=cluster)
     rows = objects(found, "sessions")
     spare = ["FROM", "IN", "OUT", "KIND", "SINCE"]
     if any(row.get("hub") for row in rows):

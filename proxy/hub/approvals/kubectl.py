@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from audit.kubectl import kubectl_line, words_of
 from audit.record import Stream
-from auth.requestinfo import BadTarget, RequestInfo, decode_value, parse, raw_values
+from auth.requestinfo import RequestInfo, decode_value, raw_values
 from proxy.hub.approvals.plan.bindable import is_pod_stream
 from proxy.hub.approvals.plan.query import may_be_true
 from proxy.hub.approvals.request import NewRequest
@@ -21,7 +21,7 @@ def call_of(new: NewRequest) -> str:
 
 def kubectl_of(new: NewRequest, cluster: str) -> str:
     """Return the command line; "" if no command sends this call, or the call is deleted."""
-    info = _info_of(new)
+    info = new.info
     if info is None:
         return ""
     words = words_of(recorded_request(info, new.target), _stream_of(info))
@@ -30,7 +30,7 @@ def kubectl_of(new: NewRequest, cluster: str) -> str:
 
 def body_is(new: NewRequest) -> str:
     """Return what the body of a request's view is."""
-    info = _info_of(new)
+    info = new.info
     if info is None or "proxy" in (info.verb, info.subresource):
         return "what it sends"
     if is_pod_stream(info) or info.subresource == "eviction":
@@ -38,15 +38,6 @@ def body_is(new: NewRequest) -> str:
     if info.verb in {"delete", "deletecollection"}:
         return "what it deletes"
     return "what it writes" if info.verb in {"create", "update", "patch"} else "what it sends"
-
-
-def _info_of(new: NewRequest) -> RequestInfo | None:
-    if not new.target:
-        return None
-    try:
-        return parse(new.method.encode("latin-1"), new.target.encode("latin-1"))
-    except BadTarget:
-        return None
 
 
 def _stream_of(info: RequestInfo) -> Stream:

@@ -8,6 +8,7 @@ from typing import Final
 
 import attrs
 
+from auth.requestinfo import BadTarget, RequestInfo, parse
 from proxy.hub.approvals.view import View
 
 # A request that is not decided ends after this long. An approval serves the repeat until then at most.
@@ -59,7 +60,7 @@ class NewRequest:
     approvers: tuple[str, ...]
     valid_for_s: int
     interactive: bool
-    """What is sent later is not seen."""
+    """Whether the client sends data later that nobody sees before the approval."""
     view: View
     """Masked already."""
     method: str = ""
@@ -67,6 +68,17 @@ class NewRequest:
     target: str = ""
     """The path and the query, without the cluster's prefix; "" once the view was deleted."""
     upgrade: bool = False
+
+    @property
+    def info(self) -> RequestInfo | None:
+        """The call as policies decide about it; None if its target is deleted."""
+        if not self.target:
+            return None
+        try:
+            info = parse(self.method.encode("latin-1"), self.target.encode("latin-1"))
+        except BadTarget:
+            return None
+        return info.upgraded() if self.upgrade else info
 
     @property
     def shown(self) -> str:
@@ -103,5 +115,5 @@ class Request:
 
     @property
     def view_deleted(self) -> bool:
-        """Whether what was shown is deleted."""
+        """Whether the view is deleted."""
         return self.ended_at is not None and self.new.view == View()

@@ -10,7 +10,7 @@ import attrs
 MASKED: Final = "hidden"
 # Instead of MASKED as the value after, where there is another hidden one before.
 CHANGED: Final = "changed"
-# Of all texts of a view together. A longer difference is not read by a person.
+# Of all texts of a view together. No person reads a longer difference.
 VIEW_BYTES_MAX: Final = 256 * 1024
 
 
@@ -33,12 +33,12 @@ class View:
     summary: str = ""
     """One sentence: `deletes Deployment web, at least 6 pods`."""
     flags: tuple[str, ...] = ()
-    """What deserves attention, in words of a closed list: `runs privileged`, `scales to 0`."""
+    """Effects that deserve attention, from a closed list: `runs privileged`, `scales to 0`."""
     changes: tuple[Change, ...] = ()
     left_out: tuple[str, ...] = ()
     """Paths that differed between two dry runs: generated names, allocated ports."""
     notes: tuple[str, ...] = ()
-    """What could not be made or is not seen: `not tried out: this API may not honour dryRun`."""
+    """The limits of the preview: `not tried out: this API may not honour dryRun`."""
     body: str = ""
     """The masked body, where there is no difference to show."""
     too_large: bool = False

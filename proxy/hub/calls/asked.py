@@ -1,4 +1,4 @@
-"""What the calls know of approvals: a rule may ask persons whether a call may be made.
+"""The interface from calls to approvals, for calls about which a rule asks a person.
 
 Admission lets such a call in, with a verdict that asks. It is a live call from then on. `AskedCalls` holds it
 until it is approved, and only then forwards it. proxy/hub/approvals/held is the implementation.
@@ -34,7 +34,7 @@ class AskedCalls(Protocol):
 
 
 def goes_on(live: LiveCall, verdict: Verdict, asked: AskedCalls | None) -> bool:
-    """Return whether a live call may go on although a verdict of now asks about it.
+    """Return whether a live call may go on although the current policies ask about it.
 
     Only by the rule that asked when the call began: while the call waits, and while its approval is not
     revoked.

@@ -70,9 +70,10 @@ class AdminClient:
     ca_option: str = CA_VARIABLE
     """What names the CA file, for the error of an untrusted certificate."""
 
-    def get(self, *path: str, **query: str) -> Object:
-        """Read an object or a list."""
-        return self._call("GET", path, None, query)
+    def get(self, *path: str, **query: str | None) -> Object:
+        """Read an object or a list. A parameter that is None is left out."""
+        given = {name: value for name, value in query.items() if value is not None}
+        return self._call("GET", path, None, given)
 
     def post(self, *path: str, body: Mapping[str, object] | None = None, **query: str) -> Object:
         """Create an object, or start an action."""

@@ -70,14 +70,13 @@ def list_requests(
     """
     if every and state is not None:
         raise click.UsageError("--all is all states: leave out --state")
-    chosen = {key: name for key, name in (("agent", agent), ("cluster", cluster)) if name is not None}
-    states = "" if every else state or OPEN
+    chosen = {"agent": agent, "cluster": cluster, "state": "" if every else state or OPEN}
     client = reach.client()
     if follow:
-        for row in followed(client, {**chosen, "state": states}):
+        for row in followed(client, chosen):
             click.echo(json.dumps(row) if as_json else escape(followed_line(row)))
         return
-    found = client.get("requests", **chosen, state=states)
+    found = client.get("requests", **chosen)
     columns = [
         ("ID", field("id")),
         ("STATE", field("state")),

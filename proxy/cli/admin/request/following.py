@@ -14,7 +14,7 @@ TOPIC = "requests"
 ROWS = 500
 
 
-def followed(client: AdminClient, chosen: Mapping[str, str]) -> Iterator[Object]:
+def followed(client: AdminClient, chosen: Mapping[str, str | None]) -> Iterator[Object]:
     """Yield the requests that match, the oldest first, and then each that changes its state; never ends."""
     known: dict[str, Object] = {}
     for message in follow(client, "stream"):

@@ -22,9 +22,9 @@ from proxy.hub.store.entities import Snapshot
 from proxy.hub.store.names import shown
 from proxy.hub.store.roles import Role
 
-# Some screens of them.
+# A few screens of a terminal.
 PAGE_ROWS = 100
-# An agent has at most 20 open ones: so many are ended ones of months, for which the trail is searched.
+# Open requests are few, 20 an agent. For requests that ended months ago, search the trail.
 OFFSET_MAX = 100_000
 # The agent reads it in an answer of a bounded size.
 BECAUSE_CHARACTERS_MAX = 200
@@ -57,27 +57,15 @@ class Denial(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Requests(Protocol):
-    """The requests of all hubs on one database."""
+    """The part of the requests that the API uses (proxy.hub.approvals.requests.service.Requests)."""
 
     @property
-    def mark(self) -> int:
-        """Another number after each change that this hub has heard of."""
-        ...
-
+    def mark(self) -> int: ...
     @property
-    def oldest_pending(self) -> float | None:
-        """When the oldest pending one was opened, as this hub has last read it, in epoch seconds."""
-        ...
-
+    def oldest_pending(self) -> float | None: ...
     @property
-    def open_states(self) -> Mapping[State, int]:
-        """The number of open requests by state, as this hub has last read it."""
-        ...
-
-    async def get(self, request_id: str) -> Request:
-        """Return a request; raises NotFoundError."""
-        ...
-
+    def open_states(self) -> Mapping[State, int]: ...
+    async def get(self, request_id: str) -> Request: ...
     async def find_all(
         self,
         *,
@@ -86,24 +74,12 @@ class Requests(Protocol):
         cluster_id: str | None,
         offset: int,
         limit: int,
-    ) -> Sequence[Request]:
-        """Return the requests that match, the newest first; without states, in any."""
-        ...
-
-    async def decide(self, request_id: str, *, approve: bool, by: str, answer: str, shown: str) -> Request:
-        """Approve or deny a request; raises NotFoundError, and ConflictError if it is not open.
-
-        An approval of another digest than the request's is a ConflictError too.
-        """
-        ...
-
-    async def revoke(self, request_id: str, *, by: str) -> Request:
-        """End a request, its grant, and a call that runs under it; raises NotFoundError, ConflictError."""
-        ...
-
-    def revoke_in_memory(self, request_id: str, *, by: str, settled: Callable[[], None]) -> None:
-        """Revoke a request that the store cannot take now; `settled` is called once it has it."""
-        ...
+    ) -> Sequence[Request]: ...
+    async def decide(
+        self, request_id: str, *, approve: bool, by: str, answer: str, shown: str
+    ) -> Request: ...
+    async def revoke(self, request_id: str, *, by: str) -> Request: ...
+    def revoke_in_memory(self, request_id: str, *, by: str, settled: Callable[[], None]) -> None: ...
 
 
 @attrs.frozen

@@ -28,7 +28,7 @@ _SAID = {
     State.STALE: "is stale",
     State.REVOKED: "was revoked",
 }
-# What the agent can do next, for the states that a repeat of the command does not meet any more.
+# The agent's next step, for states that no longer answer a repeat of the command.
 _NEXT = "repeat the command, and it asks again if a rule asks about it"
 
 

@@ -4,20 +4,9 @@ from __future__ import annotations
 
 from auth.policy.ask import Ask
 from auth.policy.match import Decision
-from auth.requestinfo import BadTarget, RequestInfo, parse
-from proxy.hub.approvals.request import NewRequest, Request, State
+from auth.requestinfo import RequestInfo
+from proxy.hub.approvals.request import Request, State
 from proxy.hub.store.entities import Agent, Snapshot
-
-
-def info_of(new: NewRequest) -> RequestInfo | None:
-    """Return the call of a request; None if its target is not known."""
-    if not new.target:
-        return None
-    try:
-        info = parse(new.method.encode("latin-1"), new.target.encode("latin-1"))
-    except BadTarget:
-        return None
-    return info.upgraded() if new.upgrade else info
 
 
 def no_longer_asked(snapshot: Snapshot, request: Request, info: RequestInfo | None, now: float) -> str:
@@ -42,7 +31,7 @@ def no_longer_asked(snapshot: Snapshot, request: Request, info: RequestInfo | No
 
 
 def _by_others(request: Request, decision: Decision, ask: Ask, agent: Agent) -> str:
-    """Return how an ask of now differs from the one that the request was opened by."""
+    """Return how the current ask differs from the ask that opened the request; "" if it does not."""
     new = request.new
     rule = f"{decision.policy}/{decision.rule}"
     if rule != f"{new.policy}/{new.rule}":
@@ -50,7 +39,7 @@ def _by_others(request: Request, decision: Decision, ask: Ask, agent: Agent) -> 
     if ask.approvers != new.approvers:
         return f"{rule} has other approvers now"
     if new.interactive and not ask.interactive:
-        return f"{rule} asks for no interactive calls any more"
+        return f"{rule} does not allow interactive calls any more"
     if request.state is State.APPROVED and not ask.may_approve(request.decided_by, agent.owner):
         return f"{request.decided_by} may not approve it any more"
     return ""

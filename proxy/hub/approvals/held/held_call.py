@@ -1,18 +1,17 @@
 """One call that waits: from its body to the use of its approval.
 
 Theory of operation. An asked call is a live call from its admission, so a lock, a revocation, a policy or a
-limit ends it as any other. Its body is read whole, because the plan is a digest over it. The store knows what
-the plan meets: an approval, a denial, a request that is pending, or nothing. In the last case the preview is
-made, and a request is opened. Then the call waits until the request changes, its time is over, it is ended,
-or its client leaves.
+limit ends it as any other. Its body is read whole, because the plan is a digest over it. The store may have
+an approval, a denial or a pending request for this plan. Without any, the hub makes the preview and opens a
+request. Then the call waits until the request changes, its time is over, it is ended, or its client leaves.
 
 An approved call is decided once more, because its token and its snapshot may be old: by the current policies,
 by its credential's id, and by its effect, which must be the one of the preview. Then the approval is used:
 that is committed before the call's intent, and the intent is durable before the call is forwarded. A crash in
 between spends the approval.
 
-A client that has ended its connection is not served, also if its end arrives together with the approval: the
-command may have been interrupted because it should not be carried out.
+A client that has ended its connection is not served, even if its end arrives together with the approval. A
+person may have interrupted the command to prevent it.
 """
 
 from __future__ import annotations
@@ -67,7 +66,7 @@ class HeldCall:
     """Its closing event is made, or `Calls.carry` makes it."""
 
     async def carry(self) -> None:
-        """Answer the call; see AskedCalls."""
+        """Answer the call; see AskedCalls. An internal fault is recorded and raised, as by `Calls.carry`."""
         connection, live = self.connection, self.live
         live.failure = _HELD
         outcome = failed(_HELD, CloseReason.CLIENT_GONE, live.tally)

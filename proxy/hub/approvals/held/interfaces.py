@@ -1,4 +1,4 @@
-"""What the held calls need of the requests and of the preview: those parts of the two, for fakes."""
+"""The parts of the requests and of the preview that held calls use, so that tests can fake them."""
 
 from __future__ import annotations
 

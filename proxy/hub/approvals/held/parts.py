@@ -1,4 +1,4 @@
-"""What the held calls of a hub share."""
+"""The parts of a hub that its held calls share."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ class Parts:
     previewer: PreviewMaker
     budget: BodyBudget
     nursery: trio.Nursery
-    """Runs what may end after its call: a use that is given back or spent."""
+    """Runs the tasks that give back or spend a use. Such a task may outlive its call."""
     slots: Slots = attrs.Factory(Slots)
     waits: Waits = attrs.Factory(Waits)
     using: set[str] = attrs.Factory(set)
-    """The ids of the requests by which calls of this hub go on."""
+    """The ids of the requests whose approvals calls of this hub use now."""

@@ -1,7 +1,7 @@
 """Decides the open requests again after a change of the policies, teams or owners.
 
-A call decides again before it uses a request. This ends the others as well, so that no approver is asked
-about a call that would be refused, and no approval outlives the rule that asked for it.
+A call decides again before it uses a request. This module ends all other requests that no longer count: no
+approver is asked about a call that would be refused, and no approval outlives the rule that asked for it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final, NoReturn
 import attrs
 import trio
 
-from proxy.hub.approvals.held.decided import info_of, no_longer_asked
+from proxy.hub.approvals.held.decided import no_longer_asked
 from proxy.hub.approvals.held.interfaces import RequestRows
 from proxy.hub.approvals.request import State
 from proxy.hub.store.engines.errors import StoreUnavailableError
@@ -22,7 +22,7 @@ from proxy.hub.store.entities import Snapshot
 from tunnel.net.fairness import Chunks
 from tunnel.net.loglimit import LogLimit
 
-# Between two rounds. The directory also changes by what concerns no request.
+# Between two rounds. Many changes of the directory concern no request.
 ROUND_EVERY_S: Final = 1.0
 
 _log = logging.getLogger("hawse.hub.approvals")
@@ -42,7 +42,7 @@ class Reconsider:
         self._changed.set()
 
     async def run(self) -> NoReturn:
-        """Judge them after each change, and once at first: it may have come while no hub ran."""
+        """Judge them at the start and after each change. A change may have come while no hub ran."""
         while True:
             try:
                 await self._judge()
@@ -59,5 +59,5 @@ class Reconsider:
         for request in await self.requests.every_open():
             if slices.over:
                 await slices.next()
-            if why := no_longer_asked(self.current(), request, info_of(request.new), time.time()):
+            if why := no_longer_asked(self.current(), request, request.new.info, time.time()):
                 await self.requests.end(request.id, State.CANCELLED, why)

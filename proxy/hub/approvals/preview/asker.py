@@ -49,7 +49,7 @@ from tunnel.net.waker import Waker
 
 # From the request to the end of its answer. The agent waits, and most answers take milliseconds.
 ANSWER_S: Final = 5.0
-# As much as a body that is asked about. A larger object is not read by a person.
+# The limit of a held call's body too. No person reads a larger object.
 ANSWER_BYTES_MAX: Final = 1024 * 1024
 # Requests of one agent's previews at a time. The API server counts them as the agent's.
 PER_AGENT: Final = 4
@@ -70,7 +70,7 @@ class Answer:
 
 
 class RefusedError(Exception):
-    """The agent is to be answered at once: by a guardrail, or a limit, or since the trail is down."""
+    """The agent is answered at once: a guardrail or a limit refuses the request, or the trail is down."""
 
     def __init__(self, refused: PreviewRefused) -> None:
         super().__init__(refused.message)
@@ -87,7 +87,7 @@ class NotAnsweredError(Exception):
     def __init__(self, why: str, *, too_long: bool = False) -> None:
         super().__init__(why)
         self.too_long = too_long
-        """There was one, of more than ANSWER_BYTES_MAX."""
+        """The answer was longer than ANSWER_BYTES_MAX."""
 
 
 @attrs.define(eq=False)

@@ -1,6 +1,6 @@
-"""From the answers of an API server to what an approver sees, and to the effect. Pure.
+"""Turns the answers of an API server into the approver's view and the effect. Pure.
 
-What is not known is said, and is a part of the effect: a grant for a call that could not be tried out does
+The view and the effect state what is unknown: a grant for a call that could not be tried out does
 not serve the same call once it can be.
 """
 
@@ -49,12 +49,12 @@ from proxy.hub.approvals.preview.values import (
 from proxy.hub.approvals.view import VIEW_BYTES_MAX, Change, View
 
 NOT_HONOURED: Final = "not tried out: this API may not honour dryRun"
-SENT_BODY: Final = "what is sent is shown as a whole, since a part of it differs from one dry run to the next"
+SENT_BODY: Final = "the whole body is shown, because a part of it differs from one dry run to the next"
 NO_OBJECT: Final = "the API server's answer is no JSON object that can be compared"
 _NO_DRY_RUN: Final = re.compile(r'admission webhook "([A-Za-z0-9.-]{1,253})" does not support dry run')
-# In these, the call's subject is what is elsewhere the work of controllers.
+# These subresources write the status, which a controller writes elsewhere.
 _WITH_STATUS: Final = frozenset({"status", "approval"})
-# The API server allocates them. A dry run has dummies, which are the same in each.
+# The API server allocates these. Each dry run has the same dummies instead.
 _ALLOCATED: Final = frozenset({"clusterIP", "clusterIPs", "nodePort", "healthCheckNodePort"})
 
 

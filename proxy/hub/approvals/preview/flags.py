@@ -1,7 +1,7 @@
-"""What of a call deserves attention, in words of a closed list. Pure.
+"""The flags of a call: effects that deserve an approver's attention, from a closed list. Pure.
 
-A flag is computed from what the call writes: the difference, or the body where there is none. It is a hint
-for a person. No decision depends on it.
+Flags are computed from the values that the call writes: the difference, or the body where there is none.
+They are hints for a person. No decision depends on them.
 """
 
 from __future__ import annotations

@@ -17,11 +17,11 @@ from proxy.hub.approvals.preview.values import Value, items_at, safe, shown_json
 # An object's dependants are information for a person, so a page of each list is enough.
 DEPENDANTS_MAX: Final = 200
 _KIND = re.compile(r"[A-Za-z][A-Za-z0-9.-]{0,62}")
-# What says which object it is.
+# The fields that name the object.
 _NO_OPTIONS: Final = frozenset({"kind", "apiVersion", "metadata"})
 # Parameters that clients add, and that do not change what a call does.
 _UNSAID: Final = frozenset({"timeout", "fieldManager", "fieldValidation"})
-# Of the resources that most calls are about. Objects of others say their kind themselves.
+# The kinds of common resources. Objects of other resources state their kind.
 _KINDS: Final = {
     "cronjobs": "CronJob",
     "daemonsets": "DaemonSet",
@@ -35,7 +35,7 @@ _KINDS: Final = {
     "statefulsets": "StatefulSet",
 }
 _PODS, _REPLICA_SETS, _JOBS = ("", "pods"), ("apps", "replicasets"), ("batch", "jobs")
-# What a controller of Kubernetes makes for an object, by (group, resource); what others make, for all others.
+# The objects that controllers of Kubernetes make for an owner, by the owner's (group, resource).
 _MADE_FOR: Final = {
     ("apps", "daemonsets"): (_PODS,),
     ("apps", "deployments"): (_REPLICA_SETS, _PODS),
@@ -92,9 +92,8 @@ def changes(info: RequestInfo, value: Value, found: list[Difference]) -> str:
             return f"scales {subject} from {_number(only.before)} to {_number(only.after)}"
         if RESTARTED_AT in only.steps or _holds_restart_alone(only):
             return f"restarts {subject}"
-    places = "1 place" if len(found) == 1 else f"{len(found)} places"
     part = f" ({safe(info.subresource)})" if info.subresource else ""
-    return f"changes {subject}{part} in {places}"
+    return f"changes {subject}{part} in {_counted('places', len(found))}"
 
 
 def _holds_restart_alone(found: Difference) -> bool:

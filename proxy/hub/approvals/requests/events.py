@@ -1,4 +1,4 @@
-"""The events of the trail that say what became of a request."""
+"""The trail's events about requests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ENDED = {
 
 
 def event_of(moved: Moved, snapshot: Snapshot) -> Event | None:
-    """Return the event of a transition; None for the end of a use, which the call's own end tells."""
+    """Return a transition's event; None for the end of a use, which the call's closing event records."""
     request, new = moved.request, moved.request.new
     match request.state:
         case State.PENDING:

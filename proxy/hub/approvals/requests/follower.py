@@ -33,7 +33,7 @@ WAIT_S: Final = 10.0
 POLL_EVERY_S: Final = 1.0
 POLL_GAP_S: Final = 0.1
 WINDOW_S: Final = 60.0
-"""A reading has what has changed since the last one, and this much longer: a commit may take a while."""
+"""A reading covers changes from this long before the last one, because a commit may take a while."""
 LOOK_FOR_DEAD_S: Final = 5.0
 TIDY_EVERY_S: Final = 3600.0
 
@@ -98,7 +98,7 @@ class Follower:
 
     @property
     def mark(self) -> int:
-        """Another number after each change that this hub has seen."""
+        """A number that grows with each change that this hub has seen."""
         return self._memory.mark
 
     def on_change(self, listener: Listener) -> None:
@@ -160,7 +160,7 @@ class Follower:
             self._unspent.discard(request_id)
             try:
                 await self._write(partial(self._table.spend, request_id))
-            except BaseException:
+            except StoreUnavailableError:
                 self._unspent.add(request_id)
                 raise
         while self._revocations:

@@ -1,4 +1,4 @@
-"""The limits of how much an agent may ask. All hubs share them, since they count rows."""
+"""The limits on an agent's requests. All hubs share them, because they count rows."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def check_limits(connection: sa.Connection, new: NewRequest, now: float) -> None
     if until > now:
         raise TooManyRequestsError(
             f"{DENIALS_MAX} calls of this agent by {new.policy}/{new.rule} were denied within "
-            f"{DENIALS_S / 60:.0f} minutes: further ones are denied without asking for "
-            f"{_minutes(until - now)}"
+            f"{DENIALS_S / 60:.0f} minutes: for {_minutes(until - now)}, further ones are denied "
+            "without asking"
         )
 
 

@@ -1,4 +1,4 @@
-"""What a hub knows of requests without asking the store: for calls that wait, running calls, and pages."""
+"""The requests in a hub's memory. Waiting calls, running calls and pages read them without the store."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from proxy.hub.approvals.request import LIFE_S, Request, State
 from proxy.hub.approvals.requests.table import Seen
 
 Listener: TypeAlias = Callable[[frozenset[str]], None]
-"""Called with the ids of the requests that have changed; must neither wait nor raise."""
+"""Takes the ids of changed requests; must neither wait nor raise."""
 
 KNOWN_S: Final = 2 * LIFE_S
 """How long a hub remembers how many transitions a request had made. No grant counts for longer."""
@@ -30,9 +30,9 @@ class RequestsMemory:
     """The requests that the last reading had, and those that this hub has moved since."""
 
     mark: int = 0
-    """Another number after each change."""
+    """A number that grows with each change."""
     _known: dict[str, _Known] = attrs.Factory(dict)
-    """By id. Bounded, as what follows, by the requests of KNOWN_S: 60 an agent and hour."""
+    """By id. This and the fields below are bounded by the requests of KNOWN_S: 60 an agent and hour."""
     _open: dict[str, Seen] = attrs.Factory(dict)
     _revoked: set[str] = attrs.Factory(set)
     _waiting: dict[str, trio.Event] = attrs.Factory(dict)
@@ -61,7 +61,7 @@ class RequestsMemory:
     def revoke(self, request_id: str) -> None:
         """Count a request as revoked, whatever the store says."""
         self._revoked.add(request_id)
-        self._tell({request_id})
+        self._notify({request_id})
 
     def changes_of(self, request_id: str) -> int:
         """Return how many transitions a request is known to have made; 0 if nothing is known."""
@@ -77,7 +77,7 @@ class RequestsMemory:
         return self._waiting.setdefault(request.id, trio.Event())
 
     def moved(self, request: Request) -> None:
-        """Note what this hub has committed."""
+        """Note a transition that this hub has committed."""
         if self.changes_of(request.id) <= request.changes:
             # A reading may have been faster.
             self._see(
@@ -90,7 +90,7 @@ class RequestsMemory:
                     hub_boot=None,
                 )
             )
-        self._tell({request.id})
+        self._notify({request.id})
 
     def read(self, found: Sequence[Seen], began_s: float) -> set[str]:
         """Note a reading that began then, on trio's clock.
@@ -120,7 +120,7 @@ class RequestsMemory:
                 changed.add(request_id)
         self._forget()
         if changed:
-            self._tell(changed)
+            self._notify(changed)
         return lost
 
     def accept(self, lost: Iterable[str]) -> None:
@@ -148,7 +148,7 @@ class RequestsMemory:
                 del self._known[request_id]
                 self._revoked.discard(request_id)
 
-    def _tell(self, changed: set[str]) -> None:
+    def _notify(self, changed: set[str]) -> None:
         self.mark += 1
         for request_id in changed:
             if (event := self._waiting.pop(request_id, None)) is not None:

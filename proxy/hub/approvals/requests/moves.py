@@ -1,4 +1,4 @@
-"""The transitions of one transaction, as its caller, other hubs and webhooks hear of them."""
+"""The transitions of one transaction, for its caller, other hubs and webhooks."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ BATCH_MAX: Final = 500
 """Rows that a statement of the upkeep changes. More would hold up other writers."""
 
 Values: TypeAlias = Mapping[str, object]
-"""What a transition sets, besides the state."""
+"""The columns that a transition sets besides the state."""
 
 _REQUESTS: Final = t.requests.c
-_TOLD: Final = (
+_REPORTED: Final = (
     OPENED,
     *(State.APPROVED, State.DENIED, State.USED, State.EXPIRED, State.CANCELLED, State.STALE, State.REVOKED),
 )
-"""What webhooks are sent about. A call that takes a grant, or returns it, is no news."""
+"""The transitions that webhooks report. A call that takes a grant, or returns it, is not among them."""
 
 
 @attrs.frozen
@@ -77,7 +77,7 @@ class Moves:
         self._move(_REQUESTS.id.in_(batch(where)), state, values, "", note)
 
     def sweep(self, of: sa.ColumnElement[bool]) -> None:
-        """End what has expired, and what is of another database."""
+        """End requests that have expired, or that are of another database."""
         other = sa.and_(of, IS_OPEN, _REQUESTS.database != database_id(self.connection))
         self.many(State.CANCELLED, other, {"ended_at": Now(), "because": OTHER_DATABASE})
         for state, due in ((State.PENDING, _REQUESTS.expires_at), (State.APPROVED, _REQUESTS.valid_until)):
@@ -100,9 +100,9 @@ class Moves:
     def note(self, event: str, moved: Sequence[Moved]) -> None:
         """Note transitions, for the caller and for webhooks."""
         self.made += moved
-        if event in _TOLD:
-            told = [each.request.id for each in moved if each.note != RETURNED]
-            send_later(self.connection, self.webhooks, event, told)
+        if event in _REPORTED:
+            reported = [each.request.id for each in moved if each.note != RETURNED]
+            send_later(self.connection, self.webhooks, event, reported)
 
 
 def batch(where: sa.ColumnElement[bool]) -> sa.Select[tuple[str]]:
@@ -113,6 +113,6 @@ def batch(where: sa.ColumnElement[bool]) -> sa.Select[tuple[str]]:
 
 
 def announce(connection: sa.Connection) -> None:
-    """Tell the other hubs on PostgreSQL at the commit that requests have changed."""
+    """Notify the other hubs on PostgreSQL, at the commit, that requests have changed."""
     if connection.dialect.name == "postgresql":
         connection.execute(sa.select(sa.func.pg_notify(CHANNEL, "")))

@@ -1,7 +1,8 @@
-"""The outbox: which webhooks are to be sent about which requests.
+"""The outbox: messages about requests that webhooks have not got yet.
 
-A row is inserted in the transaction of what it is about. A hub claims it by one conditional UPDATE, which
-moves its due time on. A claim that its hub does not settle is due again: each is sent at least once.
+The transaction of a transition inserts the messages about it. A hub claims a message by one conditional
+UPDATE, which moves its due time on. A claim that its hub does not settle becomes due again, so each message
+is sent at least once.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from proxy.hub.store.engines.clock import Now
 from proxy.hub.store.migrations import tables as t
 
 KEPT_S: Final = 24 * 3600.0
-"""A webhook that could not be sent for so long is dropped."""
+"""An older message is dropped."""
 OPENED: Final = "opened"
 
 
 @attrs.frozen
 class Delivery:
-    """A webhook that this hub has claimed."""
+    """A message that this hub has claimed."""
 
     id: str
     webhook: str
@@ -39,10 +40,10 @@ class Delivery:
 
 
 class Outbox(Database):
-    """The table of webhooks to be sent; all methods raise StoreUnavailableError."""
+    """The table of messages; all methods raise StoreUnavailableError."""
 
     def claim(self, webhook: str, lease_s: float) -> Delivery | None:
-        """Claim what is due for a webhook, if anything is. Unsettled, it is due again after `lease_s`."""
+        """Claim a webhook's oldest due message, if any. Unsettled, it is due again after `lease_s`."""
         rows = t.outbox.c
         due = (
             sa.select(rows.id)
@@ -68,7 +69,7 @@ class Outbox(Database):
             return Delivery(row.id, webhook, row.event, request, row.attempts)
 
     def delivered(self, delivery: Delivery) -> None:
-        """Delete what was sent, unless its lease has ended and another hub has claimed it."""
+        """Delete a sent message, unless its lease has ended and another hub has claimed it."""
         with self._note() as connection:
             connection.execute(sa.delete(t.outbox).where(*_claim_of(delivery)))
 
@@ -86,7 +87,7 @@ def _claim_of(delivery: Delivery) -> tuple[sa.ColumnElement[bool], ...]:
 def send_later(
     connection: sa.Connection, webhooks: Collection[str], event: str, ids: Collection[str]
 ) -> None:
-    """Insert what webhooks are to say of these requests."""
+    """Insert a message about each request for each webhook."""
     rows = [
         {
             "id": new_id(),
@@ -103,18 +104,18 @@ def send_later(
 
 
 def drop_old(connection: sa.Connection) -> None:
-    """Delete what could not be sent for KEPT_S."""
+    """Delete messages that are older than KEPT_S."""
     connection.execute(sa.delete(t.outbox).where(t.outbox.c.created_at < Now() - KEPT_S))
 
 
 def database_id(connection: sa.Connection) -> sa.ColumnElement[int]:
-    """Return the expression of what names this database, as far as a restored dump differs from it."""
+    """Return an expression for this database's id; a restored dump has another one."""
     if connection.dialect.name == "sqlite":
         return sa.literal(0)
     return sa.literal_column("'requests'::regclass::oid::bigint", sa.BigInteger)
 
 
 def clock_and_database(connection: sa.Connection) -> tuple[float, int]:
-    """Read the database's clock, and what names the database."""
+    """Read the database's clock and its id."""
     now, database = connection.execute(sa.select(Now(), database_id(connection))).one()
     return float(now), int(database)

@@ -37,10 +37,10 @@ class Requests(Follower):
     # -- for the call that waits
 
     async def find(self, agent_id: str, plan: str) -> Request | None:
-        """Return what a call with this plan meets.
+        """Return the request that answers a call with this plan.
 
-        The open request (`pending`, `approved`, `using`), else one that was denied within DENIED_S, else one
-        that was used within USED_S. With None, a new request may be opened.
+        That is the open request (`pending`, `approved`, `using`), else one that was denied within DENIED_S,
+        else one that was used within USED_S. With None, a new request may be opened.
         """
         return await self._read(partial(self._reader.find, agent_id, plan))
 
@@ -151,7 +151,7 @@ class Requests(Follower):
     # -- for webhooks
 
     async def claim(self, webhook: str, lease_s: float) -> Delivery | None:
-        """Claim what is due for a webhook, if anything is. Unsettled, it is due again after `lease_s`."""
+        """Claim a webhook's oldest due message, if any. Unsettled, it is due again after `lease_s`."""
         return await self._write(partial(self._table.claim, webhook, lease_s))
 
     async def delivered(self, delivery: Delivery) -> None:

@@ -40,9 +40,9 @@ DENIED_S: Final = 600.0
 USED_S: Final = 10.0
 """How long other calls with the plan of a used grant open nothing."""
 VIEW_KEPT_S: Final = 7 * 24 * 3600.0
-"""How long what was shown is kept after a request's end."""
+"""How long a view is kept after its request's end."""
 ROW_KEPT_S: Final = 90 * 24 * 3600.0
-"""How long the rest is. The trail has its own retention."""
+"""How long the rest of the row is kept. The trail has its own retention."""
 HUB_ENDED: Final = "the hub that used it has ended"
 
 _REQUESTS: Final = t.requests.c
@@ -82,12 +82,12 @@ class RequestsTable(Outbox):
         self.boot = boot
         self._webhooks = tuple(webhooks)
         self.committed: deque[Moved] = deque()
-        """What was committed and the caller has not taken yet."""
+        """Committed transitions that the caller has not taken yet."""
 
     # -- reading
 
     def find(self, agent_id: str, plan: str) -> Request | None:
-        """Return what a call with this plan meets; see Requests.find."""
+        """Return the request that answers a call with this plan; see Requests.find."""
         with self._read() as connection:
             now, database = clock_and_database(connection)
             return _find(connection, agent_id, plan, now, database)

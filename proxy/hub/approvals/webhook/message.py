@@ -1,4 +1,4 @@
-"""What a webhook says about a request: who asks for what, and a link. Neither a difference nor a value. Pure.
+"""A webhook's message about a request: the agent, the call and a link, without any value of an object. Pure.
 
 An agent chooses the path of its call, and so a part of the text. Chat programs make links and mentions of
 text. So the agent's text loses the characters of both, and Slack gets it in a span of code.
@@ -18,7 +18,7 @@ from proxy.hub.approvals.request import Request, State
 from proxy.hub.approvals.requests.outbox import OPENED
 
 TEXT_CHARACTERS_MAX: Final = 300
-# Begins of links and mentions, and what ends a span of code.
+# The beginnings of links and mentions, and the end of a span of code.
 _ACTIVE: Final = re.compile(r"://|[@<>\[\]`|\\]")
 _BLANKS: Final = re.compile(r"\s+")
 _HEADINGS: Final = {

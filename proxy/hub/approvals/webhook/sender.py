@@ -1,4 +1,4 @@
-"""Sends what the outbox has for the webhooks.
+"""Sends the messages of the outbox to the webhooks.
 
 Each webhook has a task of its own, so one that hangs delays its own messages alone. A message is claimed by
 one hub, sent, and then deleted. A hub that dies between these two leaves its claim, and another hub sends the
@@ -156,7 +156,7 @@ class Webhooks:
     async def run(self) -> None:
         """Send messages until cancelled; returns at once without webhooks.
 
-        What a cancelled hub was sending is sent again by another one.
+        If it is cancelled while it sends a message, another hub sends that message again.
         """
         async with trio.open_nursery() as nursery:
             for sender in self.senders:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 import pytest
 
-from proxy.hub.approvals.held.decided import info_of, no_longer_asked
+from proxy.hub.approvals.held.decided import no_longer_asked
 from proxy.hub.approvals.request import NewRequest, Request, State
 from proxy.hub.approvals.view import View
 from tests.proxy.hub.approvals.held.fakes import APPROVER, POLICY, HeldBench
@@ -38,7 +38,7 @@ def request_of(bench: HeldBench) -> Request:
 
 
 def why_not(bench: HeldBench, request: Request) -> str:
-    return no_longer_asked(bench.hub.directory.current, request, info_of(request.new), 0.0)
+    return no_longer_asked(bench.hub.directory.current, request, request.new.info, 0.0)
 
 
 @pytest.mark.parametrize("bench", ["without a task"], indirect=True)
@@ -49,6 +49,6 @@ async def test_an_approval_ends_with_the_rule_as_it_was(bench: HeldBench) -> Non
     assert why_not(bench, attrs.evolve(request, decided_by="bob")) == "bob may not approve it any more"
     assert why_not(bench, attrs.evolve(request, decided_by="bob", state=State.PENDING)) == ""
     await bench.apply(POLICY.replace(", interactive: true", ""))
-    assert why_not(bench, request) == "careful/risky asks for no interactive calls any more"
+    assert why_not(bench, request) == "careful/risky does not allow interactive calls any more"
     exact = attrs.evolve(request, new=attrs.evolve(request.new, interactive=False))
     assert why_not(bench, exact) == ""
