@@ -157,12 +157,8 @@ class Follower:
     async def _write_left(self) -> None:
         """Write what the store could not take before; raises StoreUnavailableError."""
         for request_id in [*self._unspent]:
+            await self._write(partial(self._table.spend, request_id))
             self._unspent.discard(request_id)
-            try:
-                await self._write(partial(self._table.spend, request_id))
-            except StoreUnavailableError:
-                self._unspent.add(request_id)
-                raise
         while self._revocations:
             revocation = self._revocations[0]
             try:
