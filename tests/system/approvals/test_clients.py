@@ -5,34 +5,27 @@ Helm and client-node are in tests/clients.
 
 from __future__ import annotations
 
-import shutil
 import sys
 
 import pytest
 
+from tests.programs import installed
 from tests.system.approvals.scenarios import approved_while_it_waits, repeated_after_its_approval
 from tests.system.approvals.scene import Program, Scene
 from tests.system.world import NAMESPACE
 
 pytestmark = pytest.mark.kubectl
 
-# Debian 13 has kubectl 1.32. The one of the environment is 1.37.
-OLDER_KUBECTL = shutil.which("kubectl", path="/usr/bin:/usr/local/bin")
-CLIENTS = [
-    "kubectl",
-    pytest.param(
-        "older kubectl",
-        marks=pytest.mark.skipif(OLDER_KUBECTL is None, reason="Debian's package kubectl is not installed"),
-    ),
-    "python",
-]
+CLIENTS = ["kubectl", "older kubectl", "python"]
 
 
 def program(scene: Scene, client: str) -> Program:
     if client == "python":
         return scene.program(sys.executable, "-m", "tests.system.approvals.by_python", NAMESPACE)
-    binary = OLDER_KUBECTL if client == "older kubectl" else "kubectl"
-    return scene.program(str(binary), "delete", "configmap", f"--namespace={NAMESPACE}")
+    # Debian 13 has kubectl 1.32. The one of the environment is 1.37.
+    older = client == "older kubectl"
+    binary = installed("kubectl", "kubectl", path="/usr/bin:/usr/local/bin") if older else "kubectl"
+    return scene.program(binary, "delete", "configmap", f"--namespace={NAMESPACE}")
 
 
 @pytest.mark.parametrize("client", CLIENTS)
