@@ -93,7 +93,7 @@ def _lines(request: Object) -> Iterator[str]:
     for flag in texts(request, "flags"):
         yield escape(f"  ! {flag}")
     if request.get("interactive"):
-        yield "  ! what is sent is not seen"
+        yield "  ! what the agent sends after the call has begun is not seen"
     if request.get("too_large"):
         yield "  ! the difference is too large to be shown, so the request cannot be approved"
     yield from _changes(request)

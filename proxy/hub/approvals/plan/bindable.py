@@ -36,8 +36,8 @@ def check_bindable(info: RequestInfo, ask: Ask) -> bool:
         # The agent can only do the one, the policy's author the other.
         instead = "leave out -i and -t, or " if unseen == _EXEC_WITH_INPUT else ""
         reason = (
-            f"{unseen} cannot be approved exactly, since what is sent is not seen: {instead}its rule's `ask` "
-            "needs `interactive: true`"
+            f"{unseen} cannot be approved exactly, since an approver cannot see its input: {instead}its "
+            "rule's `ask` needs `interactive: true`"
         )
         raise CannotAskError(403, reason)
     return False
