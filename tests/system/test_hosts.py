@@ -17,6 +17,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -28,6 +29,7 @@ from sandbox.demo.processes import Daemons, free_port
 from tests.fakes.apiserver import ApiServer, running_apiserver
 from tests.system.connecting import connected
 from tests.system.raw import DEADLINE_S, Answer, RawClient, Talk
+from tests.system.waiting import wait_until
 from tests.system.world import (
     NAMESPACE,
     POD,
@@ -405,10 +407,15 @@ def test_what_a_pod_has_written_is_sandboxed_on_the_clusters_host_too(site: Site
 def test_the_trail_says_of_both_forms_the_same(site: Site) -> None:
     mark = site.server.on(lambda exchange: exchange.answer(200, b"{}"))
     path = f"/api/v1/namespaces/work/configmaps/{mark}"
-    site.ask(f"tunnel.{DOMAIN}", path, token=site.token())
-    site.ask(f"127.0.0.1:{site.world.hub_port}", f"/clusters/tunnel{path}", token=site.token())
-    events = [event for event in site.world.hub_audit("--agent", "probe") if mark in json.dumps(event)]
-    [one, other] = [(event["cluster"], event["req"], event["decision"]) for event in events]
+    forms = {f"tunnel.{DOMAIN}": path, f"127.0.0.1:{site.world.hub_port}": f"/clusters/tunnel{path}"}
+    for host, target in forms.items():
+        assert site.ask(host, target, token=site.token()).status == 200
+
+    def events() -> list[dict[str, Any]]:
+        return [row for row in site.world.audit_rows("--agent", "probe") if mark in json.dumps(row)]
+
+    wait_until(lambda: len(events()) == len(forms))
+    [one, other] = [(event["cluster"], event["req"], event["decision"]) for event in events()]
     assert one == other
 
 
