@@ -15,15 +15,9 @@ from hypothesis import strategies as st
 
 from auth.impersonation import AGENT_ID_KEY, SESSION_KEY
 from auth.keys import KeySet, SigningKey
-from proxy.kubernetes.manifests import (
-    CLUSTER_ROLE,
-    ManifestError,
-    Object,
-    RelayManifest,
-    cluster_role,
-    relay_manifests,
-    to_yaml,
-)
+from proxy.kubernetes.cluster_role import CLUSTER_ROLE, ManifestError, Object, cluster_role
+from proxy.kubernetes.manifests import RelayManifest, relay_manifests
+from proxy.kubernetes.write_yaml import to_yaml
 from proxy.relay import config as relay_config
 
 ROOT = Path(__file__).parents[3]

@@ -12,7 +12,9 @@ from urllib.parse import urlsplit
 
 from proxy.cli.errors import CommandError
 from proxy.cli.output import Object, child, strict_texts, text
-from proxy.kubernetes.manifests import ManifestError, RelayManifest, cluster_role, relay_manifests, to_yaml
+from proxy.kubernetes.cluster_role import ManifestError, cluster_role
+from proxy.kubernetes.manifests import RelayManifest, relay_manifests
+from proxy.kubernetes.write_yaml import to_yaml
 from proxy.process.config import Address
 
 _SETUP = ("namespace", "service_account")
