@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
 from typing import Literal, assert_never
 from urllib.parse import urlsplit
 
@@ -34,6 +33,8 @@ TLS_SECRET = "hawse-relay-tls"  # noqa: S105
 # Never printed here: the cluster's owner writes it, and the hub must not control it.
 GUARDRAILS = "hawse-relay-guardrails"
 
+# It is in no registry: operators build it (deploy/README.md).
+DEFAULT_IMAGE = f"{NAME}:{VERSION}"
 # The image's user; no user of a node has this number.
 USER_ID = 65532
 KEYS_FOLDER = "/etc/hawse/keys"
@@ -41,6 +42,10 @@ TLS_FOLDER = "/etc/hawse/tls"
 GUARDRAILS_FOLDER = "/etc/hawse/guardrails"
 HEALTH_PORT = 8080
 DIRECT_PORT = 8443
+# For open calls and the data they carry. The limit leaves 192 MiB beside it, for the process itself and for
+# memory that is counted late or not at all.
+MEMORY_MIB = 320
+MEMORY_LIMIT_MIB = 512
 # The grace for a stopping relay's streams, while its siblings take new ones. A pod whose streams have ended
 # exits at once.
 STOP_GRACE_S = 900
@@ -73,7 +78,7 @@ class RelayManifest:
     tls_key_pem: str | None = attrs.field(default=None, repr=False)
     """Direct mode; without them the operator or cert-manager creates the Secret `hawse-relay-tls`."""
     service_type: Literal["LoadBalancer", "ClusterIP", "NodePort"] = "LoadBalancer"
-    image: str = f"{NAME}:{VERSION}"
+    image: str = DEFAULT_IMAGE
     version: str = VERSION
     namespace: str = NAMESPACE
     service_account: str = SERVICE_ACCOUNT
@@ -115,13 +120,12 @@ class RelayManifest:
 
 def relay_manifests(manifest: RelayManifest) -> list[Object]:
     """Render the relay's own objects, in the order in which they are applied."""
-    files = _key_files(manifest)
     objects = [
-        _namespace(manifest),
+        namespace(manifest),
         _object("v1", "ServiceAccount", manifest.service_account, manifest)
         # The account may impersonate, so only pods that request its token get it.
         | {"automountServiceAccountToken": False},
-        _object("v1", "Secret", KEYS_SECRET, manifest) | {"type": "Opaque", "stringData": files},
+        keys_secret(manifest),
     ]
     if manifest.tls_certificate_pem is not None and manifest.tls_key_pem is not None:
         objects.append(
@@ -131,7 +135,7 @@ def relay_manifests(manifest: RelayManifest) -> list[Object]:
                 "stringData": {"tls.crt": manifest.tls_certificate_pem, "tls.key": manifest.tls_key_pem},
             }
         )
-    objects.append(_deployment(manifest, files))
+    objects.append(_deployment(manifest))
     objects.append(
         _object("policy/v1", "PodDisruptionBudget", NAME, manifest)
         | {"spec": {"maxUnavailable": 1, "selector": {"matchLabels": _selector(manifest)}}}
@@ -139,6 +143,20 @@ def relay_manifests(manifest: RelayManifest) -> list[Object]:
     if manifest.mode == "direct":
         objects.append(_service(manifest))
     return objects
+
+
+def keys_secret(manifest: RelayManifest) -> Object:
+    """Render the Secret with the relay's private key, the hub's public keys and its CA."""
+    return _object("v1", "Secret", KEYS_SECRET, manifest) | {
+        "type": "Opaque",
+        "stringData": _key_files(manifest),
+    }
+
+
+def keys_digest(manifest: RelayManifest) -> str:
+    """Return a digest of the Secret's files: 32 hexadecimal digits, which disclose none of them."""
+    content = json.dumps(_key_files(manifest), sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 
 def _key_files(manifest: RelayManifest) -> Object:
@@ -151,7 +169,8 @@ def _key_files(manifest: RelayManifest) -> Object:
     return files
 
 
-def _namespace(manifest: RelayManifest) -> Object:
+def namespace(manifest: RelayManifest) -> Object:
+    """Render the relay's namespace, under the restricted Pod Security profile."""
     levels: Object = {
         f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "audit", "warn")
     }
@@ -163,7 +182,7 @@ def _namespace(manifest: RelayManifest) -> Object:
     }
 
 
-def _deployment(manifest: RelayManifest, files: Mapping[str, Value]) -> Object:
+def _deployment(manifest: RelayManifest) -> Object:
     return _object("apps/v1", "Deployment", NAME, manifest) | {
         "spec": {
             "replicas": manifest.replicas,
@@ -174,7 +193,7 @@ def _deployment(manifest: RelayManifest, files: Mapping[str, Value]) -> Object:
                 "metadata": {
                     "labels": _labels(manifest),
                     # The relay reads its keys at its start, so new keys must create new pods.
-                    "annotations": {"hawse.dev/keys": _digest(files)},
+                    "annotations": {"hawse.dev/keys": keys_digest(manifest)},
                 },
                 "spec": _pod(manifest),
             },
@@ -252,10 +271,10 @@ def _container(manifest: RelayManifest) -> Object:
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         },
-        # An idle relay has about 60 MB. The rest is for the windows of many streams at once.
+        # An idle relay has about 60 MB.
         "resources": {
             "requests": {"cpu": "100m", "memory": "128Mi"},
-            "limits": {"memory": "512Mi"},
+            "limits": {"memory": f"{MEMORY_LIMIT_MIB}Mi"},
         },
         "startupProbe": _probe("/healthz", period_s=1, failures=60),
         # Alive means that the event loop answers. A restart would not help against an unreachable hub.
@@ -273,6 +292,7 @@ def _environment(manifest: RelayManifest) -> list[Value]:
         "GUARDRAILS": GUARDRAILS_FOLDER,
         "HEALTH_LISTEN": f"[::]:{HEALTH_PORT}",
         "STOP_GRACE_S": str(STOP_GRACE_S),
+        "MEMORY_MIB": str(MEMORY_MIB),
     }
     match manifest.mode:
         case "tunnel":
@@ -333,10 +353,6 @@ def _labels(manifest: RelayManifest) -> Object:
         "app.kubernetes.io/part-of": "hawse",
         "app.kubernetes.io/managed-by": "hawse",
     }
-
-
-def _digest(files: Mapping[str, Value]) -> str:
-    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _check_jwks(text: str) -> None:
