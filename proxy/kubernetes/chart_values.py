@@ -12,6 +12,7 @@ from proxy.kubernetes.cluster_role import (
     SERVICE_ACCOUNT,
     ManifestError,
     Object,
+    Value,
     impersonated_group,
     impersonated_user,
 )
@@ -50,19 +51,18 @@ def relay_values(
         values["image"] = split_image(manifest.image)
     if manifest.service_account != SERVICE_ACCOUNT:
         values["serviceAccount"] = {"name": manifest.service_account}
-    return values | impersonate_values(agents, groups, constrained=constrained)
+    form = "constrained" if constrained else "plain"
+    values["impersonate"] = {"form": form, **names_values(agents, groups)}
+    return values
 
 
-def impersonate_values(agents: Sequence[str], groups: Sequence[str], *, constrained: bool) -> Object:
+def names_values(agents: Sequence[str], groups: Sequence[str]) -> dict[str, list[Value]]:
     """Return the values that change with agents and teams; raises ManifestError for a name to refuse."""
     for agent in agents:
         impersonated_user(agent)
     return {
-        "impersonate": {
-            "form": "constrained" if constrained else "plain",
-            "agents": [*sorted(set(agents))],
-            "groups": [*sorted({impersonated_group(group) for group in groups})],
-        }
+        "agents": [*sorted(set(agents))],
+        "groups": [*sorted({impersonated_group(group) for group in groups})],
     }
 
 

@@ -12,6 +12,7 @@ from proxy.cli.admin.api.client import Reach
 from proxy.cli.admin.api.inputs import parse_pairs, read_certificates
 from proxy.cli.admin.cluster.check import check_cluster
 from proxy.cli.admin.cluster.rbac import rbac, role_options
+from proxy.cli.admin.cluster.values import cluster_values
 from proxy.cli.output import (
     Object,
     child,
@@ -53,12 +54,19 @@ def _relay_options(command: F) -> F:
             "-o",
             type=click.Path(path_type=Path),
             metavar="FILE",
-            help="Write the output to this new file (mode 0600).",
+            help="Write the output to this new file (mode 0600). `helm` instead prints the chart's values.",
+        ),
+        click.option(
+            "--secret",
+            "secret_file",
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="With --output helm: write the Secret with the relay's key to this new file (mode 0600).",
         ),
         click.option(
             "--force",
             is_flag=True,
-            help="Overwrite the FILE of --output, or print the private key on a terminal.",
+            help="Overwrite the FILE of --output or --secret, or print the private key on a terminal.",
         ),
         click.option(
             "--kubeconfig",
@@ -161,6 +169,7 @@ def add_cluster(
     output_dir: Path | None,
     kubeconfig: Path | None,
     output: Path | None,
+    secret_file: Path | None,
     force: bool,
     **options: object,
 ) -> None:
@@ -171,12 +180,26 @@ def add_cluster(
     \b
     hawse admin cluster add prod --team sre --image IMAGE | kubectl --context prod apply -f -
     hawse admin cluster add prod --team sre --image IMAGE --output prod.yaml
+
+    For Helm, the values for a repository and the Secret with the key are apart:
+
+    \b
+    hawse admin cluster add prod --team sre --image IMAGE --output helm --secret FILE > prod.values.yaml
     """
     # Not above: with the manifests and YAML it takes a third of the start of a command that needs neither.
     from proxy.cli.admin.cluster.relay_output import Handover
 
-    handover = Handover(name, _manifest_options(options), output_dir, kubeconfig, relay_url, as_json=as_json)
-    with handover.opened(output, force=force, secret=mode == "tunnel") as take:
+    handover = Handover(
+        name,
+        _manifest_options(options),
+        output_dir,
+        kubeconfig,
+        relay_url,
+        as_json=as_json,
+        mode=mode,
+        secret_file=secret_file,
+    )
+    with handover.opened(output, force=force) as take:
         made = reach.client().post(
             "clusters",
             body={
@@ -213,6 +236,7 @@ def replace_key(
     output_dir: Path | None,
     kubeconfig: Path | None,
     output: Path | None,
+    secret_file: Path | None,
     force: bool,
     **options: object,
 ) -> None:
@@ -239,8 +263,18 @@ def replace_key(
         return
     from proxy.cli.admin.cluster.relay_output import Handover
 
-    handover = Handover(name, _manifest_options(options), output_dir, kubeconfig, None, as_json=as_json)
-    with handover.opened(output, force=force, secret=True) as take:
+    # A relay in direct mode has no key, and the hub refuses to replace it.
+    handover = Handover(
+        name,
+        _manifest_options(options),
+        output_dir,
+        kubeconfig,
+        None,
+        as_json=as_json,
+        mode="tunnel",
+        secret_file=secret_file,
+    )
+    with handover.opened(output, force=force) as take:
         body = {"keep_old": keep_old, "manifest": handover.given}
         made = reach.client().post("clusters", name, "keys", body=body)
         take(made, constrained=bool(options["constrained"]))
@@ -327,6 +361,7 @@ def repin(reach: Reach, /, name: str, yes: bool, as_json: bool) -> None:
 
 cluster.add_command(check_cluster)
 cluster.add_command(rbac)
+cluster.add_command(cluster_values)
 
 
 def _pin(row: Object) -> str:
