@@ -1,0 +1,24 @@
+"""What Helm renders of two sets of values, so that tests without Helm can compare it.
+
+`make charts` holds these files equal to Helm's output. Their first line has the digest of the chart they were
+rendered from, so that a change of the chart alone is noticed without Helm. Write them again with:
+
+    python -m tests.deploy.charts.rendered .venv-clients/helm-4
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from deploy.charts import digest
+
+FOLDER = Path(__file__).parent
+RENDERED = ("example", "everything")
+
+
+def first_line() -> str:
+    return f"# Rendered by Helm from the chart with the SHA-256 {digest('hawse-relay')}.\n"
+
+
+def path(name: str) -> Path:
+    return FOLDER / f"{name}.yaml"
