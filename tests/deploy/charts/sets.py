@@ -164,7 +164,7 @@ def pod_monitor(objects: Objects, interval: str, labels: Mapping[str, str]) -> N
     made["metadata"]["labels"] |= labels
 
 
-SCRAPER = [
+SCRAPER: list[dict[str, Any]] = [
     {
         "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}},
         "podSelector": {"matchExpressions": [{"key": "app", "operator": "In", "values": ["prometheus"]}]},

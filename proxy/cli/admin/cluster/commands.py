@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -30,6 +30,9 @@ from proxy.cli.output import (
     text,
     yes_option,
 )
+
+if TYPE_CHECKING:
+    from proxy.cli.admin.cluster.relay_output import Handover
 
 F = TypeVar("F", bound=Callable[..., object])
 PEM_BYTES_MAX = 64 * 1024
@@ -169,7 +172,6 @@ def add_cluster(
     output_dir: Path | None,
     kubeconfig: Path | None,
     output: Path | None,
-    secret_file: Path | None,
     force: bool,
     **options: object,
 ) -> None:
@@ -186,19 +188,7 @@ def add_cluster(
     \b
     hawse admin cluster add prod --team sre --image IMAGE --output helm --secret FILE > prod.values.yaml
     """
-    # Not above: with the manifests and YAML it takes a third of the start of a command that needs neither.
-    from proxy.cli.admin.cluster.relay_output import Handover
-
-    handover = Handover(
-        name,
-        _manifest_options(options),
-        output_dir,
-        kubeconfig,
-        relay_url,
-        as_json=as_json,
-        mode=mode,
-        secret_file=secret_file,
-    )
+    handover = _handover(name, options, output_dir, kubeconfig, relay_url, mode=mode, as_json=as_json)
     with handover.opened(output, force=force) as take:
         made = reach.client().post(
             "clusters",
@@ -236,7 +226,6 @@ def replace_key(
     output_dir: Path | None,
     kubeconfig: Path | None,
     output: Path | None,
-    secret_file: Path | None,
     force: bool,
     **options: object,
 ) -> None:
@@ -261,19 +250,8 @@ def replace_key(
         else:
             say(f"the relay keys of {name} are now: {listed('relay_keys')(changed)}")
         return
-    from proxy.cli.admin.cluster.relay_output import Handover
-
     # A relay in direct mode has no key, and the hub refuses to replace it.
-    handover = Handover(
-        name,
-        _manifest_options(options),
-        output_dir,
-        kubeconfig,
-        None,
-        as_json=as_json,
-        mode="tunnel",
-        secret_file=secret_file,
-    )
+    handover = _handover(name, options, output_dir, kubeconfig, None, mode="tunnel", as_json=as_json)
     with handover.opened(output, force=force) as take:
         body = {"keep_old": keep_old, "manifest": handover.given}
         made = reach.client().post("clusters", name, "keys", body=body)
@@ -372,9 +350,36 @@ def _labels(row: Object) -> str:
     return ", ".join(f"{key}={value}" for key, value in sorted(child(row, "labels").items())) or "-"
 
 
+def _handover(
+    name: str,
+    options: dict[str, object],
+    output_dir: Path | None,
+    kubeconfig: Path | None,
+    relay_url: str | None,
+    *,
+    mode: str,
+    as_json: bool,
+) -> Handover:
+    # Not above: with the manifests and YAML it takes a third of the start of a command that needs neither.
+    from proxy.cli.admin.cluster.relay_output import Handover
+
+    secret_file = options["secret_file"]
+    assert secret_file is None or isinstance(secret_file, Path)
+    return Handover(
+        name,
+        _manifest_options(options),
+        output_dir,
+        kubeconfig,
+        relay_url,
+        as_json=as_json,
+        mode=mode,
+        secret_file=secret_file,
+    )
+
+
 def _manifest_options(options: dict[str, object]) -> dict[str, object]:
     """Return the options that were given for the relay's setup. The hub chooses the others."""
-    not_sent = {"hub_ca", "constrained"}
+    not_sent = {"hub_ca", "constrained", "secret_file"}
     given = {name: value for name, value in options.items() if name not in not_sent and value is not None}
     hub_ca = options.get("hub_ca")
     if isinstance(hub_ca, Path):

@@ -23,7 +23,6 @@ from proxy.kubernetes.write_yaml import to_yaml
 
 # Given to --output instead of a file.
 HELM = "helm"
-CHART = "deploy/charts/hawse-relay"
 
 
 @attrs.frozen
@@ -62,8 +61,8 @@ class HelmOutput:
         click.echo(f"{head}# keep your own values in another file.\n{printed}", nl=False)
         say(f"{file} holds the key of the relay of {self.name}, and the hub keeps no copy. In this order:")
         say(f"  kubectl apply -f {file}, then remove it")
-        place = f"{CHART} --namespace {manifest.namespace}"
-        say(f"  helm upgrade --install {self.name} {place} --values FILE, with the printed values")
+        place = f"CHART --namespace {manifest.namespace}"
+        say(f"  helm upgrade --install {self.name} {place} --values FILE, with the printed values as FILE")
 
 
 @contextmanager

@@ -99,7 +99,7 @@ class Pod:
             f"mkdir -p {inside} && mount --bind {shlex.quote(str(outside))} {inside}"
             for outside, inside in self.volumes(folder).items()
         )
-        settings = self.variables | changes
+        settings = {**self.variables, **changes}
         script = _START.format(
             volumes=mounts,
             variables=" ".join(shlex.quote(f"{key}={value}") for key, value in settings.items()),

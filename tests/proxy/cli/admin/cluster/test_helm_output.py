@@ -13,7 +13,7 @@ import yaml
 from auth.keys import SigningKey
 from proxy.cli.admin.cluster.values import differences
 from tests.proxy.cli.admin.conftest import Hub
-from tests.proxy.cli.admin.test_commands import at_a_terminal
+from tests.proxy.cli.admin.terminal import at_a_terminal
 
 ADD = ("cluster", "add", "prod", "--output", "helm")
 
@@ -46,7 +46,7 @@ async def test_the_values_hold_no_key_and_the_secret_nothing_else(hub: Hub, tmp_
     assert all(line not in made.output for line in (*lines, "PRIVATE KEY"))
     said = made.stderr
     assert f"kubectl apply -f {file}, then remove it" in said
-    assert "helm upgrade --install prod deploy/charts/hawse-relay --namespace tools --values FILE" in said
+    assert "helm upgrade --install prod CHART --namespace tools --values FILE" in said
     # A new key: another Secret, and values that make new pods.
     file.unlink()
     again = await hub.ok("cluster", "key", "prod", "--output", "helm", "--secret", str(file), "--constrained")
