@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,7 +22,15 @@ from sandbox.demo.processes import Daemons, free_port
 from tests.deploy.charts.helm.conftest import PROGRAMS
 from tests.deploy.charts.helm.pod import Pod
 from tests.deploy.charts.sets import CHART
-from tests.packaging.installed import ROOT, Environment, build, image_packages, make_environment, relay_image
+from tests.packaging.installed import (
+    CONTAINERFILE,
+    ROOT,
+    Environment,
+    build,
+    image_packages,
+    make_environment,
+    relay_image,
+)
 from tests.system.world import GROUP, NAMESPACE, ORG, TEAM, cluster_objects
 
 # It installs two wheels, and each command of the hub compiles its imports.
@@ -157,6 +166,11 @@ def test_the_guardrails_of_the_values_are_in_force(installed: Installed) -> None
     done = installed.agent("delete", "pod", "workbench")
     assert done.returncode == 1
     assert "the owner keeps all pods" in done.stderr
+
+
+def test_the_programs_are_those_that_the_images_start() -> None:
+    assert 'ENTRYPOINT ["hawse"]\n' in CONTAINERFILE
+    assert re.findall(r'^CMD \["(\w+)"\]$', CONTAINERFILE, re.MULTILINE) == ["hub", "relay"]
 
 
 def test_no_checkout_is_on_the_path(installed: Installed) -> None:
