@@ -17,9 +17,9 @@ from deploy.charts import FOLDER
 from proxy.kubernetes.chart_values import relay_values
 from proxy.kubernetes.cluster_role import cluster_role
 from proxy.kubernetes.manifests import RelayManifest, relay_manifests
-from proxy.process.version import VERSION
 
 CHART = FOLDER / "hawse-relay"
+VERSION: str = yaml.safe_load((CHART / "Chart.yaml").read_text())["version"]
 DEFAULTS: Mapping[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())
 PEM = "-----BEGIN {0}-----\nprintedByHawseAdminClusterAdd\n-----END {0}-----\n"
 BASE = RelayManifest(

@@ -16,8 +16,9 @@ from tests.deploy.charts.sets import SETS, Objects, by_name
 
 def rendered(name: str) -> Objects:
     text = path(name).read_text()
-    write = "run python -m tests.deploy.charts.rendered .venv-clients/helm-4, and make charts"
-    assert text.startswith(first_line()), f"the chart has changed since: {write}"
+    assert text.startswith(first_line()), (
+        "the chart has changed since: run make charts-rendered, then make charts"
+    )
     return by_name([each for each in yaml.safe_load_all(text) if each])
 
 

@@ -1,9 +1,7 @@
 """What Helm renders of two sets of values, so that tests without Helm can compare it.
 
-`make charts` holds these files equal to Helm's output. Their first line has the digest of the chart they were
-rendered from, so that a change of the chart alone is noticed without Helm. Write them again with:
-
-    python -m tests.deploy.charts.rendered .venv-clients/helm-4
+`make charts-rendered` writes these files, and `make charts` holds them equal to Helm's output. Their first line
+has the digest of the chart they were rendered from, so that a change of the chart alone is noticed without Helm.
 """
 
 from __future__ import annotations
