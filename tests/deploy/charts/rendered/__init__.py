@@ -1,7 +1,7 @@
 """What Helm renders of two sets of values, so that tests without Helm can compare it.
 
-`make charts-rendered` writes these files, and `make charts` holds them equal to Helm's output. Their first line
-has the digest of the chart they were rendered from, so that a change of the chart alone is noticed without Helm.
+`make charts-rendered` writes these files, and `make charts` holds them equal to Helm's output. Their first
+line has the digest of the chart that they were rendered from: a change of the chart is noticed without Helm.
 """
 
 from __future__ import annotations
