@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,7 +15,7 @@ def main() -> int:
     print("running the demo ...", flush=True)
     try:
         lines = demo.chosen(demo.captured())
-    except (demo.UnfitOutput, subprocess.CalledProcessError) as error:
+    except demo.UnfitOutput as error:
         print(f"make pictures: {error}; nothing is written", file=sys.stderr)
         return 1
     for picture in (*request.pictures(), *demo.pictures(lines)):
