@@ -9,6 +9,8 @@ STAMP := $(VENV)/.installed
 DEMO_STAMP := $(VENV)/.installed-demo
 # The driver of PostgreSQL, for a demo that asks for it.
 POSTGRES_STAMP := $(VENV)/.installed-postgres
+# What validates the bill of materials of a release.
+DIST_STAMP := $(VENV)/.installed-dist
 # Its time is that of the last clean run of flake8.
 ASYNC_LINTED := $(VENV)/.linted-async
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -42,7 +44,7 @@ FAULTS = tests/faults $(addprefix --ignore=,$(FAULTS_POSTGRES) $(FAULTS_HUBS))
 FAST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not long"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test image image-lock test-image screenshots test-tls test-long test-clients test-mcp faults faults-postgres faults-hubs e2e lint lint-types lint-async lint-rest format lock clean setup bench bench-calls bench-gate bench-readme bench-scaling bench-peers bench-go fuzz
+.PHONY: help demo test dist image image-lock test-image screenshots test-tls test-long test-clients test-mcp faults faults-postgres faults-hubs e2e lint lint-types lint-async lint-rest format lock clean setup bench bench-calls bench-gate bench-readme bench-scaling bench-peers bench-go fuzz
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -72,6 +74,11 @@ $(POSTGRES_STAMP): $(DEMO_STAMP)
 	@$(PIP_INSTALL) --no-compile --require-hashes -r $@.lock
 	@touch $@
 
+$(DIST_STAMP): $(DEMO_STAMP)
+	@$(BIN)/python deploy/lock_subset.py cyclonedx-python-lib hatchling jsonschema > $@.lock
+	@$(PIP_INSTALL) --no-compile --require-hashes -r $@.lock
+	@touch $@
+
 demo: $(DEMO_STAMP) $(if $(findstring postgres,$(ARGS))$(findstring --hubs,$(ARGS)),$(POSTGRES_STAMP)) ## run hub, relay and a sandbox cluster, and a scripted kubectl session
 	@exec $(BIN)/python -m sandbox.demo $(ARGS)
 
@@ -81,8 +88,12 @@ test: $(STAMP) lint ## lint and the fast tests
 screenshots: $(STAMP) ## write the pictures of the console into docs/images (needs Chromium)
 	$(BIN)/python -m tests.console.browser.screenshots $(ARGS)
 
+dist: $(DIST_STAMP) ## build wheel, source distribution, bill of materials and SHA256SUMS of the commit into dist/
+	@exec $(BIN)/python -m deploy.release
+
 image: $(DEMO_STAMP) ## build the images into dist/: TARGET=relay|hub|both, ARCH=amd64|arm64 (needs apt-get and dpkg)
-	@exec $(BIN)/python -m deploy.image --target $(TARGET) --arch $(ARCH)
+	@$(BIN)/python -m deploy.image --target $(TARGET) --arch $(ARCH)
+	@exec $(BIN)/python -m deploy.release --sums
 
 image-lock: $(DEMO_STAMP) ## take the mirror's present versions of the images' Debian packages into the lock
 	@exec $(BIN)/python -m deploy.image --lock

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import shutil
-import subprocess
 import time
 import tomllib
 from collections.abc import Callable, Sequence
@@ -14,7 +12,8 @@ from pathlib import Path
 
 import attrs
 
-from deploy.image import ROOT, ImageError, bom, environment, oci
+from deploy import bom
+from deploy.image import ROOT, ImageError, environment, oci
 from deploy.image import root as roots
 from deploy.image.debian import Apt, Package, check_names, for_architecture, read_lock
 from proxy.process.version import VERSION
@@ -124,15 +123,16 @@ class Builder:
         environment.install(root, target, self.architecture, work, self.epoch)
         roots.compile_python(base.python, root, environment.SITE)
         installed = list(distributions(path=[str(root / environment.SITE)]))
-        bill = bom.bom(
-            [attrs.asdict(package) for package in base.packages],
-            installed,
-            name=name,
-            version=VERSION,
+        bill = bom.document(
+            {"type": "container", "bom-ref": name, "name": name, "version": VERSION},
+            [
+                *(bom.debian_package(attrs.asdict(package)) for package in base.packages),
+                *(bom.python_package(each.metadata["Name"], each.version) for each in installed),
+            ],
             timestamp=self.epoch,
         )
         (root / BILL).parent.mkdir(parents=True)
-        (root / BILL).write_text(json.dumps(bill, indent=1) + "\n")
+        (root / BILL).write_text(bom.text(bill))
         owned = {}
         if target == "hub":
             (root / _DATA).mkdir()
@@ -198,14 +198,3 @@ class Builder:
 def _fresh(folder: Path) -> None:
     if folder.exists():
         shutil.rmtree(folder)
-
-
-def commit_time() -> int:
-    """The time of the checkout's commit, in seconds: two builds of one commit are equal.
-
-    Raises ImageError without git.
-    """
-    done = subprocess.run(["git", "-C", ROOT, "log", "-1", "--format=%ct"], capture_output=True, text=True)
-    if done.returncode != 0:
-        raise ImageError("not a git checkout: set SOURCE_DATE_EPOCH to the time of the release, in seconds")
-    return int(done.stdout)
