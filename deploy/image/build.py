@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import shutil
 import time
@@ -12,8 +13,7 @@ from pathlib import Path
 
 import attrs
 
-from deploy import bom
-from deploy.image import ROOT, ImageError, environment, oci
+from deploy.image import ROOT, ImageError, bom, environment, oci
 from deploy.image import root as roots
 from deploy.image.debian import Apt, Package, check_names, for_architecture, read_lock
 from proxy.process.version import VERSION
@@ -123,16 +123,15 @@ class Builder:
         environment.install(root, target, self.architecture, work, self.epoch)
         roots.compile_python(base.python, root, environment.SITE)
         installed = list(distributions(path=[str(root / environment.SITE)]))
-        bill = bom.document(
-            {"type": "container", "bom-ref": name, "name": name, "version": VERSION},
-            [
-                *(bom.debian_package(attrs.asdict(package)) for package in base.packages),
-                *(bom.python_package(each.metadata["Name"], each.version) for each in installed),
-            ],
+        bill = bom.bom(
+            [attrs.asdict(package) for package in base.packages],
+            installed,
+            name=name,
+            version=VERSION,
             timestamp=self.epoch,
         )
         (root / BILL).parent.mkdir(parents=True)
-        (root / BILL).write_text(bom.text(bill))
+        (root / BILL).write_text(json.dumps(bill, indent=1) + "\n")
         owned = {}
         if target == "hub":
             (root / _DATA).mkdir()

@@ -39,12 +39,18 @@ class Requirement:
 
 
 def requirements(lock: str, project: dict[str, object]) -> list[Requirement]:
-    """What the project requires, by itself and with its extras."""
+    """What the project requires, by itself and with its extras.
+
+    Raises ReleaseError if the lock lacks some of it.
+    """
     packages = lock_subset.read_lock(lock)
-    always = set(lock_subset.subset(packages, lock_subset.roots(project, ())))
-    by_extra = {
-        extra: set(lock_subset.subset(packages, lock_subset.roots(project, (extra,)))) for extra in EXTRAS
-    }
+    try:
+        always = set(lock_subset.subset(packages, lock_subset.roots(project, ())))
+        by_extra = {
+            extra: set(lock_subset.subset(packages, lock_subset.roots(project, (extra,)))) for extra in EXTRAS
+        }
+    except KeyError as error:
+        raise ReleaseError(f"requirements.lock has no {error.args[0]}: run `make lock`") from error
     found = []
     for name in sorted(always.union(*by_extra.values())):
         text, via = packages[name]

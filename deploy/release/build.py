@@ -45,7 +45,7 @@ class Release:
 def check(root: Path) -> tuple[str, str]:
     """The version, and why it is none to publish, empty if it is one.
 
-    Raises ReleaseError with a line for each fault: places that state another version, the form of the changelog,
+    Raises ReleaseError with a line for each fault: places that state another version, the changelog's form,
     and a changelog without the version.
     """
     try:
@@ -85,7 +85,7 @@ def make(root: Path, output: Path, epoch: int) -> Release:
         wheel = built / f"hawse-{version}-py3-none-any.whl"
         archive = built / f"hawse-{version}.tar.gz"
         if sorted(built.iterdir()) != sorted([wheel, archive]):
-            names = ", ".join(sorted(path.name for path in built.iterdir()))
+            names = ", ".join(sorted(path.name for path in built.iterdir())) or "nothing"
             raise ReleaseError(f"hatchling made {names}: expected the version {version}")
         project = tomllib.loads((source / "pyproject.toml").read_text())
         found = bill.requirements((source / "requirements.lock").read_text(), project)

@@ -19,7 +19,7 @@ _HEADING = re.compile(r"\[(?P<name>[^\]]+)\](?: - (?P<date>\S+))?")
 
 @attrs.define
 class Section:
-    """What a version brings. `kinds` has the number of entries below each of its headings."""
+    """What a version brings: for each kind, the number of entries. A heading of another form has no name."""
 
     name: str
     date: str
@@ -45,11 +45,9 @@ def read(text: str) -> Changelog:
             match = _HEADING.fullmatch(line[3:])
             if match is None:
                 faults.append(f"{number}: expected '## [version] - date', found '{line}'")
-            sections.append(
-                Section(match["name"], match["date"] or "", number)
-                if match is not None
-                else Section(line[3:], PENDING, number)
-            )
+                sections.append(Section("", "", number))
+            else:
+                sections.append(Section(match["name"], match["date"] or "", number))
             kind = ""
         elif line.startswith("### "):
             kind = line[4:]
@@ -76,7 +74,7 @@ def _kind_faults(kind: str, sections: Sequence[Section]) -> list[str]:
 
 def _section_faults(sections: Sequence[Section]) -> list[str]:
     faults = []
-    for section in sections:
+    for section in filter(lambda section: section.name, sections):
         where = f"{section.line}: [{section.name}]"
         if section.name == UNRELEASED:
             if section.date:

@@ -20,7 +20,7 @@ _NAMED = re.compile(
 )
 _CHART = re.compile(rf"^(?P<key>version|appVersion): \"?(?P<chart>{_VERSION})", re.MULTILINE)
 # Names of past versions stay in the changelog, and so does what was measured in benchmarks.
-_PAGES = ("README.md", "CONTRIBUTING.md", "SECURITY.md")
+PAGES = ("README.md", "CONTRIBUTING.md", "SECURITY.md")
 _FOLDERS = ("docs", "deploy")
 _SUFFIXES = {".md", ".yaml", ".yml", ".toml", ".service", ".json", ".tpl", ".txt", ""}
 
@@ -83,7 +83,7 @@ def restate(root: Path, version: str) -> list[str]:
 
 
 def _files(root: Path) -> Iterator[Path]:
-    yield from (root / name for name in _PAGES if (root / name).exists())
+    yield from (root / name for name in PAGES if (root / name).exists())
     for folder in _FOLDERS:
         for path in sorted((root / folder).rglob("*")):
             if path.is_file() and path.suffix in _SUFFIXES:

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import tarfile
 import zipfile
 from importlib.metadata import version
 from pathlib import Path
@@ -126,18 +125,6 @@ def plugin(kubeconfig: Path) -> object:
     """The program that kubectl runs for a credential."""
     [user] = yaml.safe_load(kubeconfig.read_text())["users"]
     return user["user"]["exec"]["command"]
-
-
-def test_the_source_distribution_builds_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
-    archive = build("sdist", tmp_path / "sdist")
-    with tarfile.open(archive) as opened:
-        opened.extractall(tmp_path / "source", filter="data")
-    [source] = (tmp_path / "source").iterdir()
-    again = build("wheel", tmp_path / "again", source)
-    assert again.name == wheel.name
-    with zipfile.ZipFile(wheel) as one, zipfile.ZipFile(again) as other:
-        assert sorted(one.namelist()) == sorted(other.namelist())
-        assert [name for name in one.namelist() if one.read(name) != other.read(name)] == []
 
 
 @pytest.mark.parametrize("program", [["hawse"], [sys.executable, "-m", "hawse"]], ids=["script", "module"])
