@@ -30,6 +30,8 @@ PEERS_PYTHON ?= $(firstword $(shell for name in python3.14 python3.13; do comman
 PEERS := .venv-peers
 # kubectl and Helm of several versions, for `make test-clients`.
 CLIENTS := .venv-clients
+# uv and pipx, for `make test-install`.
+INSTALLERS := .venv-installers
 # Two MCP servers of npm's registry, for `make test-mcp`: 400 MB.
 MCP := .venv-mcp
 # The first is for yamux, the rest for remotedialer, if GO_SOURCES has a checkout of it.
@@ -44,7 +46,7 @@ FAULTS = tests/faults $(addprefix --ignore=,$(FAULTS_POSTGRES) $(FAULTS_HUBS))
 FAST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not long"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test dist image image-lock test-image screenshots test-tls test-long test-clients test-mcp faults faults-postgres faults-hubs e2e lint lint-types lint-async lint-rest format lock clean setup bench bench-calls bench-gate bench-readme bench-scaling bench-peers bench-go fuzz
+.PHONY: help demo test dist image image-lock test-image screenshots test-tls test-long test-clients test-mcp test-install faults faults-postgres faults-hubs e2e lint lint-types lint-async lint-rest format lock clean setup bench bench-calls bench-gate bench-readme bench-scaling bench-peers bench-go fuzz
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -180,6 +182,14 @@ $(MCP)/.installed: $(addprefix tests/clients/mcp/,package.json package-lock.json
 
 test-mcp: $(STAMP) $(MCP)/.installed ## two MCP servers for Kubernetes, unmodified (needs Linux on x86-64)
 	HAWSE_TEST_MCP=$(CURDIR)/$(MCP) $(BIN)/python -m pytest tests/clients/mcp
+
+$(INSTALLERS)/.installed: tests/packaging/install/requirements.lock | $(STAMP)
+	@test -x $(INSTALLERS)/bin/python || $(BIN)/python -m venv $(INSTALLERS)
+	$(INSTALLERS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+test-install: $(STAMP) $(INSTALLERS)/.installed ## install the wheel by uv and by pipx, and run a hub of each
+	HAWSE_TEST_INSTALLERS=$(CURDIR)/$(INSTALLERS)/bin $(BIN)/python -m pytest tests/packaging/install
 
 bench: $(STAMP) ## what Hawse costs beside its yardsticks: make bench ARGS="small bulk --peers"
 	@exec $(BIN)/python -m benchmarks $(or $(ARGS),--help)
