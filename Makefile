@@ -46,7 +46,7 @@ FAULTS = tests/faults $(addprefix --ignore=,$(FAULTS_POSTGRES) $(FAULTS_HUBS))
 FAST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not long"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test dist image image-lock test-image screenshots test-tls test-long test-clients test-mcp test-install faults faults-postgres faults-hubs e2e lint lint-types lint-async lint-rest format lock clean setup bench bench-calls bench-gate bench-readme bench-scaling bench-peers bench-go fuzz
+.PHONY: help demo test image image-lock test-image screenshots test-tls test-long test-clients test-mcp faults faults-postgres faults-hubs e2e lint lint-types lint-async lint-rest format lock clean setup bench bench-calls bench-gate bench-readme bench-scaling bench-peers bench-go fuzz
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -90,6 +90,7 @@ test: $(STAMP) lint ## lint and the fast tests
 screenshots: $(STAMP) ## write the pictures of the console into docs/images (needs Chromium)
 	$(BIN)/python -m tests.console.browser.screenshots $(ARGS)
 
+.PHONY: dist
 dist: $(DIST_STAMP) ## build wheel, source distribution, bill of materials and SHA256SUMS of the commit into dist/
 	@exec $(BIN)/python -m deploy.release
 
@@ -188,6 +189,7 @@ $(INSTALLERS)/.installed: tests/packaging/install/requirements.lock | $(STAMP)
 	$(INSTALLERS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
 
+.PHONY: test-install
 test-install: $(STAMP) $(INSTALLERS)/.installed ## install the wheel by uv and by pipx, and run a hub of each
 	HAWSE_TEST_INSTALLERS=$(CURDIR)/$(INSTALLERS)/bin $(BIN)/python -m pytest tests/packaging/install
 
