@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import attrs
-from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
 
 from deploy import bom, lock_subset
 from deploy.release import ReleaseError
@@ -132,5 +130,9 @@ def _property(name: str, value: str) -> dict[str, str]:
 
 def validate(text: str) -> None:
     """Raise ReleaseError unless the text is CycloneDX 1.6."""
+    # Here, since `make image` writes checksums without the packages of `make dist`.
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator
+
     if (error := JsonStrictValidator(SchemaVersion.V1_6).validate_str(text)) is not None:
         raise ReleaseError(f"the bill of materials is no CycloneDX 1.6: {error.data.message}")
