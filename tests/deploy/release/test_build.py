@@ -35,7 +35,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def release(here: Path, output: Path) -> Release:
-    return make(here, output, source_epoch(here))
+    return make(here, output)
 
 
 def test_it_makes_four_files_and_their_hashes_are_right(here: Path, output: Path, release: Release) -> None:
@@ -73,7 +73,7 @@ def test_another_build_of_the_commit_has_the_same_bytes(
     monkeypatch.setenv("PYTHONHASHSEED", "7")
     mask = os.umask(0o077)
     try:
-        again = make(clone, tmp_path / "dist", source_epoch(clone))
+        again = make(clone, tmp_path / "dist")
     finally:
         os.umask(mask)
     assert [(each.file.name, each.sha256) for each in again.files] == [
@@ -135,7 +135,7 @@ def test_a_build_that_fails_leaves_what_was_there(
 
     monkeypatch.setattr(build, "build", made)
     with pytest.raises(ReleaseError, match=r"requirements\.lock has no [a-z0-9-]+: run `make lock`"):
-        make(here, output, 0)
+        make(here, output)
     assert {path.name: path.read_bytes() for path in output.iterdir()} == before
 
 
