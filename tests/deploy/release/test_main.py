@@ -50,7 +50,7 @@ def test_a_version_of_another_form_is_refused(version: str, monkeypatch: pytest.
     assert said == f"dist: --set {version}: expected a version such as 1.2.3, 1.2.3rc1 or 1.2.3.dev0"
 
 
-def test_the_check_says_whether_this_can_be_released(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_check_says_whether_this_can_be_released() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "deploy.release", "--check"], cwd=ROOT, capture_output=True, text=True
     )
