@@ -46,7 +46,7 @@ FAULTS = tests/faults $(addprefix --ignore=,$(FAULTS_POSTGRES) $(FAULTS_HUBS))
 FAST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not long"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test image image-lock test-image screenshots test-tls test-long test-clients test-mcp faults faults-postgres faults-hubs e2e lint lint-types lint-async lint-rest format lock clean setup bench bench-calls bench-gate bench-readme bench-scaling bench-peers bench-go fuzz
+.PHONY: help demo test image image-lock test-image screenshots pictures test-tls test-long test-clients test-mcp faults faults-postgres faults-hubs e2e lint lint-types lint-async lint-rest format lock clean setup bench bench-calls bench-gate bench-readme bench-scaling bench-peers bench-go fuzz
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -90,6 +90,9 @@ test: $(STAMP) lint ## lint and the fast tests
 
 screenshots: $(STAMP) ## write the pictures of the console into docs/images (needs Chromium)
 	$(BIN)/python -m tests.console.browser.screenshots $(ARGS)
+
+pictures: $(DEMO_STAMP) ## write README's pictures into docs/images: a request's way, and a run of the demo
+	@exec $(BIN)/python -m docs.pictures
 
 .PHONY: dist
 dist: $(DIST_STAMP) ## build wheel, source distribution, bill of materials and SHA256SUMS of the commit into dist/
