@@ -94,10 +94,6 @@ screenshots: $(STAMP) ## write the pictures of the console into docs/images (nee
 pictures: $(DEMO_STAMP) ## write README's pictures into docs/images: a request's way, and a run of the demo
 	@exec $(BIN)/python -m docs.pictures
 
-.PHONY: dist
-dist: $(DIST_STAMP) ## build wheel, source distribution, bill of materials and SHA256SUMS of the commit into dist/
-	@exec $(BIN)/python -m deploy.release
-
 image: $(DEMO_STAMP) ## build the images into dist/: TARGET=relay|hub|both, ARCH=amd64|arm64 (needs apt-get and dpkg)
 	@$(BIN)/python -m deploy.image --target $(TARGET) --arch $(ARCH)
 	@exec $(BIN)/python -m deploy.release --sums
@@ -108,6 +104,10 @@ image-lock: $(DEMO_STAMP) ## take the mirror's present versions of the images' D
 test-image: $(STAMP) ## build both images twice, look into them, and run hub and relay in them (needs root)
 	@$(MAKE) --no-print-directory image TARGET=both ARCH=amd64
 	HAWSE_TEST_IMAGE=$(CURDIR)/dist $(BIN)/python -m pytest --timeout 900 tests/deploy/image
+
+.PHONY: dist
+dist: $(DIST_STAMP) ## build wheel, source distribution, bill of materials and SHA256SUMS of the commit into dist/
+	@exec $(BIN)/python -m deploy.release
 
 test-tls: $(STAMP) ## TLS and what stands on it, for another Python: make test-tls PYTHON=python3.14 VENV=.venv-3.14
 	$(FAST) tests/tunnel/net/test_tls.py tests/tunnel/net/test_tls_sessions.py \
