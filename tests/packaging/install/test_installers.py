@@ -130,7 +130,7 @@ def test_an_agent_gets_both_programs_and_uninstalling_leaves_neither(
     # The hub's packages are an extra.
     without = home.run("hawse", "hub", "--check")
     assert without.returncode != 0
-    assert f"hawse-{VERSION}-py3-none-any.whl[hub]'" in without.stderr
+    assert f"install 'hawse-{VERSION}-py3-none-any.whl[hub]' by uv, pipx or pip" in without.stderr
     programs = home.folder / ".local" / "bin"
     assert {path.name for path in programs.iterdir()} == {"hawse", "hawse-credential"}
 
