@@ -12,7 +12,8 @@ from typing import IO
 
 import attrs
 
-_END = "--- end of the block:"
+_END = "--- end of the block"
+_EXIT = "--- end of the shell"
 
 
 class ShellError(Exception):
@@ -38,12 +39,15 @@ class Shell:
         script = self._folder / f"block-{self._count}.sh"
         script.write_text(lines)
         after = "|| true" if may_fail else ""
-        self._commands.write(f". {script} < /dev/null {after}\necho '{_END}' $?\n")
+        self._commands.write(f". {script} < /dev/null {after}\necho '{_END}'\n")
         self._commands.flush()
         printed: list[str] = []
         for line in self._output:
             if line.startswith(_END):
                 return "".join(printed)
+            # Not the end of the output, which a job in the background has open too.
+            if line.startswith(_EXIT):
+                break
             printed.append(line)
         raise ShellError(f"{lines}\nprinted\n{''.join(printed)}")
 
@@ -64,6 +68,7 @@ def opened(folder: Path, environment: Mapping[str, str]) -> Iterator[Shell]:
     assert process.stdin is not None
     assert process.stdout is not None
     try:
+        process.stdin.write(f"trap \"echo '{_EXIT}'\" EXIT\n")
         yield Shell(folder, process.stdin, process.stdout)
     finally:
         with suppress(ProcessLookupError):

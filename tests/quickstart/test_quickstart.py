@@ -28,6 +28,7 @@ def test_each_mark_of_the_page_is_known() -> None:
 WRONG = {
     "a command that does not exist": "    hawse admin teem add platform\n",
     "a command that fails in the middle": "    false\n    echo done\n",
+    "a command that fails beside a job": "    sleep 600 &\n    false\n",
     "a command that fails in a pipe": "    false | cat\n",
     "an output that differs": "    $ echo Running 1\n    Pending 2\n",
     "an output of the second command": "    $ echo a\n    a\n    $ echo b\n    c\n",
