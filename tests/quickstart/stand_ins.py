@@ -4,7 +4,7 @@
 |---|---|
 | `uv tool install` of the wheel | the environment of the tests (tests/packaging installs the wheel) |
 | kind | the sandbox, by a kubeconfig with kind's context |
-| the relay's image and what the kubelet mounts | a program `relay` on the sandbox's PATH, which asks kubectl for them |
+| the relay's image, and mounts | a program `relay` on the sandbox's PATH, which asks kubectl for all |
 | the readiness of the relay's pods | a wait for their tunnels |
 | an address of this machine | loopback |
 """
