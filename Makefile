@@ -42,7 +42,7 @@ FAULTS = tests/faults $(addprefix --ignore=,$(FAULTS_POSTGRES) $(FAULTS_HUBS))
 FAST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not long"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test image image-lock test-image screenshots test-tls test-long test-clients test-mcp faults faults-postgres faults-hubs e2e lint lint-types lint-async lint-rest format lock clean setup bench bench-calls bench-gate bench-readme bench-scaling bench-peers bench-go fuzz
+.PHONY: help demo test image image-lock test-image screenshots pictures test-tls test-long test-clients test-mcp faults faults-postgres faults-hubs e2e lint lint-types lint-async lint-rest format lock clean setup bench bench-calls bench-gate bench-readme bench-scaling bench-peers bench-go fuzz
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -80,6 +80,9 @@ test: $(STAMP) lint ## lint and the fast tests
 
 screenshots: $(STAMP) ## write the pictures of the console into docs/images (needs Chromium)
 	$(BIN)/python -m tests.console.browser.screenshots $(ARGS)
+
+pictures: $(DEMO_STAMP) ## write README's pictures into docs/images: a request's way, and a run of the demo
+	@exec $(BIN)/python -m docs.pictures
 
 image: $(DEMO_STAMP) ## build the images into dist/: TARGET=relay|hub|both, ARCH=amd64|arm64 (needs apt-get and dpkg)
 	@exec $(BIN)/python -m deploy.image --target $(TARGET) --arch $(ARCH)
