@@ -47,7 +47,7 @@ _VARIABLE = re.compile(
     r"|\bbytes(?= a second)|\bahead of\b|\brequest target\b|\b(?=the relay of cluster)|[:;,()]"
 )
 # Behind a message of another program, in docs/troubleshooting.md.
-_FOREIGN = re.compile(r"` \((?:kubectl|kubelet|kube-apiserver|a proxy|the system)\)")
+_FOREIGN = re.compile(r"` \((?:kubectl|kubelet|kube-apiserver|a proxy)\)")
 # Messages of other programs, elsewhere.
 FOREIGN = {
     "certificate verify failed",
