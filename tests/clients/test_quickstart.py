@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,5 +20,7 @@ def test_each_command_of_the_page_works_with_helm(tmp_path: Path, helm: str) -> 
     programs = tmp_path / "helm"
     programs.mkdir()
     (programs / "helm").symlink_to(PROGRAMS / helm)
-    path = f"{programs}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    path = os.pathsep.join(
+        [str(programs), str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
+    )
     run_page(PAGE.read_text(), "helm", tmp_path, {"PATH": path})

@@ -12,6 +12,8 @@ from typing import IO
 
 import attrs
 
+from sandbox.demo.__main__ import prepare_environment
+
 _END = "--- end of the block"
 _EXIT = "--- end of the shell"
 
@@ -54,11 +56,14 @@ class Shell:
 
 @contextmanager
 def opened(folder: Path, environment: Mapping[str, str]) -> Iterator[Shell]:
-    """Start a bash in a session of its own, and end that session."""
+    """Start a bash in a session of its own, and end that session.
+
+    `environment` is added to that of the demo, which has no settings of this machine's Hawse.
+    """
     process = subprocess.Popen(
         ["bash", "--noprofile", "--norc", "-e", "-o", "pipefail"],
         cwd=folder,
-        env={**os.environ, **environment},
+        env={**prepare_environment(dict(os.environ)), **environment},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
