@@ -73,7 +73,7 @@ def test_each_link_leads_to_a_file_and_a_heading_that_exist(path: Path) -> None:
 def test_the_index_leads_to_every_page() -> None:
     index = ROOT / "docs" / "README.md"
     reached = {(index.parent / link.partition("#")[0]).resolve() for link in _LINK.findall(index.read_text())}
-    guides = {*(ROOT / "docs").glob("*.md"), ROOT / "deploy" / "README.md"}
+    guides = {*(ROOT / "docs").glob("*.md"), *(ROOT / "deploy").rglob("*.md")}
     guides |= {ROOT / name for name in ("SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md")}
     assert {str(path.relative_to(ROOT)) for path in guides - reached - {index}} == set()
 
