@@ -20,7 +20,7 @@ from proxy.hub.admin.live_calls import LiveSessions
 from proxy.hub.calls.calls import Calls
 from proxy.hub.calls.forwarding import Forwarding
 from proxy.hub.home.hub_instances import HubInstances
-from proxy.message.rewrite import DECISION_HEADER
+from proxy.message.relay_marks import DECISION_HEADER
 from tests.proxy.hub.calls.bench import OK, Bench, fail, open_bench, relay_of
 from tests.proxy.hub.calls.bench import read_all as read_to_end
 from tests.proxy.hub.calls.line import PODS, POST, Commits, Line, next_of
