@@ -44,10 +44,10 @@ from proxy.hub.approving import start_approvals, start_webhooks
 from proxy.hub.authorize.access import AccessTokens
 from proxy.hub.calls.calls import Calls
 from proxy.hub.calls.starts import Starts
-from proxy.hub.calls.trail_watch import TrailWatch
 from proxy.hub.console.start import Handle, start_console
 from proxy.hub.front import Front
 from proxy.hub.health.stale_watch import StaleWatch
+from proxy.hub.health.trail_watch import TrailWatch
 from proxy.hub.home.config import HubConfig
 from proxy.hub.home.hub_instances import close_calls_of_ended_hubs
 from proxy.hub.identity.enrol import EnrolmentEndpoint
