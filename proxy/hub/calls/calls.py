@@ -25,7 +25,7 @@ from audit.recorder import Recorder
 from auth.jws import TokenError
 from auth.principal import Principal
 from proxy.exchange.server import ServerConnection
-from proxy.hub.authorize.access import AccessTokens, Denied, decide, next_step
+from proxy.hub.authorize.access import AccessTokens, next_step
 from proxy.hub.authorize.admission import (
     PREFIX,
     Admission,
@@ -35,8 +35,9 @@ from proxy.hub.authorize.admission import (
     Refusal,
     parse_request,
 )
-from proxy.hub.authorize.decisions import Verdict, judge
+from proxy.hub.authorize.decisions import Verdict
 from proxy.hub.authorize.events import Trail
+from proxy.hub.authorize.reconsider import reconsider
 from proxy.hub.calls.asked import AskedCalls, goes_on
 from proxy.hub.calls.closing import closing_event, hub_failed, recorded_tunnel, went_away
 from proxy.hub.calls.forwarding import FirstAttempt, Forwarding, OpenedStream
@@ -50,17 +51,8 @@ from proxy.hub.relays.registry import Registry
 from proxy.hub.store.directory import Directory
 from proxy.listener.unauthenticated import PENDING_S
 from proxy.message.failure import InboundBroken, Processed
-from proxy.message.head import (
-    LONG_HEAD_BYTES,
-    RequestHead,
-    ResponseHead,
-)
-from proxy.message.status import (
-    DENIAL_BYTES_MAX,
-    STATUS_BYTES_MAX,
-    status_response,
-    with_processed,
-)
+from proxy.message.head import LONG_HEAD_BYTES, RequestHead, ResponseHead
+from proxy.message.status import DENIAL_BYTES_MAX, STATUS_BYTES_MAX, status_response, with_processed
 from proxy.process.config import MIB
 from tunnel import Memory
 from tunnel.net.fairness import fairness
@@ -126,25 +118,14 @@ class Calls:
 
     def judge(self, live: LiveCall) -> Ending | None:
         """Return why a live call must end: it would be refused now, or have another identity."""
-        call = live.call
-        try:
-            decided = decide(self.directory.current, call.claims, call.cluster.name)
-        except TokenError as error:
-            return Ending(CloseReason.REVOKED, error.reason)
-        if isinstance(decided, Denied):
-            return Ending(CloseReason.REVOKED, decided.message)
-        agent, cluster = decided
-        if cluster.id != call.cluster.id:
-            return Ending(CloseReason.REVOKED, f'the cluster "{cluster.name}" of this call was removed')
-        lost = _lost_groups(call.agent.principal, agent.principal)
-        if lost:
-            return Ending(CloseReason.REVOKED, f"agent:{agent.name} is no longer in {', '.join(lost)}")
-        bundle = self.directory.current.bundle
-        verdict = judge(bundle, agent, cluster, call.info, time.time())
+        verdict = reconsider(self.directory.current, live.call, time.time())
+        if isinstance(verdict, str):
+            return Ending(CloseReason.REVOKED, verdict)
         if not (verdict.allowed or goes_on(live, verdict, self.asked)):
             why = f": {verdict.decision.failure}" if verdict.decision.failure else ""
             denies = "asks for an approval of it" if verdict.asked else "denies it"
-            return Ending(CloseReason.REVOKED, f"{verdict.rule} {denies} since bundle {bundle.id}{why}")
+            reason = f"{verdict.rule} {denies} since bundle {verdict.bundle.id}{why}"
+            return Ending(CloseReason.REVOKED, reason)
         self._limit(live, verdict)
         return None
 
@@ -414,11 +395,3 @@ def refusal_response(head: RequestHead, refusal: Refusal) -> tuple[ResponseHead,
     return status_response(
         refusal.status, refusal.reason, refusal.message, details=refusal.details, bytes_max=bytes_max
     )
-
-
-def _lost_groups(before: Principal | None, now: Principal | None) -> list[str]:
-    """Return the groups of an open call that its agent no longer has."""
-    if before is now or before is None:
-        return []
-    kept = now.groups if now is not None else ()
-    return [group for group in before.groups if group not in kept]
