@@ -32,7 +32,7 @@ from audit.record import (
     Request,
     utc,
 )
-from audit.recorder import Recorder, open_recorder
+from audit.recording.recorder import Recorder, open_recorder
 from audit.shares import Agent
 from audit.store import AuditStore
 

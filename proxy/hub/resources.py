@@ -12,7 +12,7 @@ import trio
 
 from audit.ids import new_eid
 from audit.mask import Masks
-from audit.recorder import Recorder, open_recorder
+from audit.recording.recorder import Recorder, open_recorder
 from audit.stores import OwnTrail
 from proxy.hub.approvals.requests.service import Requests, open_requests
 from proxy.hub.authorize.events import Trail

@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from audit.errors import AuditUnavailable
 from audit.ids import new_eid
 from audit.record import Approval, Decision, Event, Kind, Phase, Response
-from audit.recorder import Recorder
+from audit.recording.recorder import Recorder
 from auth.jws import TokenError
 from auth.principal import Principal
 from proxy.exchange.server import ServerConnection

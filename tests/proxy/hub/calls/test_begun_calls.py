@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from audit.recorder import Recorder
+from audit.recording.recorder import Recorder
 from proxy.exchange.client_port import ClientPort
 from proxy.exchange.next_pass import NextPass
 from proxy.exchange.parked_exchange import ExchangeFault

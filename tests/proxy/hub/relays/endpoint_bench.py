@@ -15,7 +15,7 @@ import trio.lowlevel
 import trio.testing
 
 from audit.reader import AuditReader
-from audit.recorder import Recorder, open_recorder
+from audit.recording.recorder import Recorder, open_recorder
 from audit.store import AuditStore
 from auth.keys import SigningKey
 from auth.tokens import HelloClaims

@@ -33,9 +33,9 @@ import trio
 
 from audit.errors import AuditUnavailable, CommitUnknown, ContentRefused
 from audit.events import new_event
-from audit.flood import Floods, counts
 from audit.ids import new_eid
 from audit.record import Actor, ActorType, Event, Kind, Phase, Response, utc
+from audit.recording.flood import Floods, counts
 from audit.shares import Agent
 from audit.stores import TrailStore
 
@@ -496,7 +496,7 @@ async def open_recorder(
     """Open the recorder; on leaving, all queued events are written if the store permits it.
 
     At the start, intents without an end from earlier boots are ended as `unknown`. Boots that still run end
-    their own; `is_running` recognises them, and is called on a thread. For `source_of` see audit.flood.
+    their own; `is_running` recognises them, and is called on a thread. `source_of`: see flood.py.
     Raises AuditUnavailable if the store is down already. The caller closes the store.
     """
     boot = boot or new_eid()
