@@ -38,7 +38,7 @@ from audit.record import (
     Stream,
     utc,
 )
-from audit.recording.recorder import open_recorder
+from audit.recording.opening import open_recorder
 from audit.store import TrailMark
 from tests.audit.events import NOW_S, call
 from tests.audit.eventually import eventually

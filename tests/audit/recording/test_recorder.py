@@ -19,7 +19,8 @@ from trio.testing import wait_all_tasks_blocked
 from audit.errors import AuditUnavailable
 from audit.record import Decision, Event, Kind, Phase
 from audit.recording import recorder as recorder_module
-from audit.recording.recorder import BATCH_BYTES_MAX, BATCH_EVENTS_MAX, Recorder, open_recorder
+from audit.recording.opening import open_recorder
+from audit.recording.recorder import BATCH_BYTES_MAX, BATCH_EVENTS_MAX, Recorder
 from audit.shares import Agent
 from audit.store import AuditStore
 from tests.audit.events import call, failure
@@ -534,7 +535,7 @@ CHILD = """
 import sys, trio
 from contextlib import closing
 from pathlib import Path
-from audit.recording.recorder import open_recorder
+from audit.recording.opening import open_recorder
 from audit.store import AuditStore
 from tests.audit.events import call
 
