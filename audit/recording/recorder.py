@@ -14,6 +14,8 @@ Completions are kept, up to the queue's bounds. Every RETRY_S the writer tries t
 event about the gap; when that succeeds the recorder is up again. Operations that may proceed without the
 trail store their events elsewhere, and pass them to `keep`; those events are written first. The caller
 decides whether reads continue meanwhile, by `healthy`.
+
+Both threads change the queue and the gap, under one lock. So both sides are one class.
 """
 
 from __future__ import annotations
