@@ -66,12 +66,12 @@ from proxy.hub.store.directory import USE_WRITTEN_EVERY_S
 from proxy.hub.store.engines.listener import listen
 from proxy.hub.store.store import Store
 from proxy.hub.store.versions.version import CHANNEL
-from proxy.process.filelimit import raise_file_limit
+from proxy.process.lifecycle.filelimit import raise_file_limit
+from proxy.process.lifecycle.signals import stop_signals
+from proxy.process.lifecycle.startup import settle_later
 from proxy.process.memory.malloc_trim import trim_when_idle
 from proxy.process.metrics.expiry import watch_expiry
 from proxy.process.metrics.loop_lag import LoopLag
-from proxy.process.signals import stop_signals
-from proxy.process.startup import settle_later
 from proxy.process.version import VERSION
 
 # Relays that were connected this long before the start are expected to reconnect. An operator may take some
