@@ -53,7 +53,7 @@ from proxy.listener.unauthenticated import PENDING_S
 from proxy.message.failure import InboundBroken, Processed
 from proxy.message.head import LONG_HEAD_BYTES, RequestHead, ResponseHead
 from proxy.message.status import DENIAL_BYTES_MAX, STATUS_BYTES_MAX, status_response, with_processed
-from proxy.process.config import MIB
+from proxy.process.settings import MIB
 from tunnel import Memory
 from tunnel.net.fairness import fairness
 from tunnel.net.loglimit import LogLimit
