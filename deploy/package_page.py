@@ -12,13 +12,13 @@ from typing import Any
 
 from hatchling.metadata.plugin.interface import MetadataHookInterface
 
-# Markdown's `](target)` with a path as its target, not a URL or an anchor in the page.
-_RELATIVE_LINK = re.compile(r"\]\((?![a-z]+:|#|/)([^)\s]+)\)")
+# What is before a relative path: Markdown's `](`, or an attribute of HTML. URLs and anchors are no such path.
+_RELATIVE_LINK = re.compile(r"""(\]\(|\b(?:href|src|srcset)=")(?![a-z]+:|#|/)(?=[^)\s"]+[)"])""")
 
 
 def with_absolute_links(markdown: str, address: str) -> str:
     """Put the address before each relative link."""
-    return _RELATIVE_LINK.sub(rf"]({address}/\1)", markdown)
+    return _RELATIVE_LINK.sub(rf"\1{address}/", markdown)
 
 
 class PackagePage(MetadataHookInterface):

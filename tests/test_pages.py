@@ -19,7 +19,7 @@ from tests.pages import anchors, unknown
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
     path
-    for pattern in ("*.md", "*/*.md", "*/*/*.md")
+    for pattern in ("*.md", "*/*.md", "*/*/*.md", "*/*/*/*.md")
     for path in ROOT.glob(pattern)
     if not path.relative_to(ROOT).parts[0].startswith(".")
 )
@@ -27,9 +27,15 @@ _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _CODE = re.compile(r"`([^`]+)`")
 # Sections whose tables begin each row with messages of the program, and the page of each.
 QUOTING = [
-    ("docs/operations.md", "What an error means"),
+    *(
+        ("docs/troubleshooting.md", section)
+        for section in (
+            *("kubectl cannot reach the hub", "The login is refused", "A call is refused"),
+            *("The cluster does not answer", "A call ends early", "The hub does not start"),
+            *("`hawse admin` is refused", "The relay's log", "The hub's log"),
+        )
+    ),
     ("docs/operations.md", "The trail was replaced or lost"),
-    ("docs/agents.md", "What a refusal means"),
     ("docs/approvals.md", "What an agent sees"),
     ("docs/postgres.md", "What an error means"),
     ("docs/several-hubs.md", "What a message means"),
@@ -40,9 +46,10 @@ _VARIABLE = re.compile(
     r"…|https://\S*|\bagent:\w+|\bPOLICY/RULE\b|/clusters/NAME|\"x\"|\b[xy]\b|\b\d+ calls\b|\b\d+\b"
     r"|\bbytes(?= a second)|\bahead of\b|\brequest target\b|\b(?=the relay of cluster)|[:;,()]"
 )
-# Messages of other programs.
+# Behind a message of another program, in docs/troubleshooting.md.
+_FOREIGN = re.compile(r"` \((?:kubectl|kubelet|kube-apiserver|a proxy)\)")
+# Messages of other programs, elsewhere.
 FOREIGN = {
-    "You must be logged in to the server",
     "certificate verify failed",
     "does not match host name",
     "no pg_hba.conf entry for host …",
@@ -63,6 +70,14 @@ def test_each_link_leads_to_a_file_and_a_heading_that_exist(path: Path) -> None:
             assert anchor in anchors(target.read_text()), link
 
 
+def test_the_index_leads_to_every_page() -> None:
+    index = ROOT / "docs" / "README.md"
+    reached = {(index.parent / link.partition("#")[0]).resolve() for link in _LINK.findall(index.read_text())}
+    guides = {*(ROOT / "docs").glob("*.md"), *(ROOT / "deploy").rglob("*.md")}
+    guides |= {ROOT / name for name in ("SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md")}
+    assert {str(path.relative_to(ROOT)) for path in guides - reached - {index}} == set()
+
+
 @cache
 def texts() -> str:
     """All strings of the program, a line each, without what is formatted into them."""
@@ -79,16 +94,16 @@ def texts() -> str:
 def quoted(page: str, section: str) -> list[str]:
     text = (ROOT / page).read_text().split(f"\n## {section}\n")[1].split("\n## ")[0]
     rows = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| `")]
-    return [message for row in rows for message in _CODE.findall(row)]
+    return [message for row in rows if not _FOREIGN.search(row) for message in _CODE.findall(row)]
 
 
 # Parts of what commands print and log, as pages show it; how the lines of a page are broken does not matter.
 SHOWN = {
-    "README.md": [
+    "docs/images/demo-light.svg": [
         "is in force",
         "its calls are refused and its open calls are ended; to undo: hawse admin agent unlock",
         "ask the operator of this hub to unlock it (`hawse admin agent unlock",
-        "newly denied",
+        "approval request",
     ],
     "docs/agents.md": [
         "the key is in",
@@ -150,7 +165,7 @@ SHOWN = {
 
 @pytest.mark.parametrize("page", SHOWN)
 def test_what_a_page_shows_is_what_commands_print(page: str) -> None:
-    text = " ".join((ROOT / page).read_text().split())
+    text = " ".join(re.sub(r"<[^>]*>", "", (ROOT / page).read_text()).split())
     assert [part for part in SHOWN[page] if part not in text] == []
     assert [part for part in SHOWN[page] if part not in texts()] == []
 
@@ -158,7 +173,7 @@ def test_what_a_page_shows_is_what_commands_print(page: str) -> None:
 @pytest.mark.parametrize(("page", "section"), QUOTING)
 def test_each_quoted_message_is_the_programs(page: str, section: str) -> None:
     messages = quoted(page, section)
-    assert len(messages) >= 5
+    assert len(messages) >= 3
     wrong = {}
     for message in set(messages) - FOREIGN:
         # A single word proves nothing.

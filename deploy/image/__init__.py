@@ -7,9 +7,8 @@ the two locks, the checkout and SOURCE_DATE_EPOCH alone.
 from __future__ import annotations
 
 import subprocess
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from deploy.checkout import ROOT as ROOT
 
 
 class ImageError(Exception):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
 from pathlib import Path
 
+from deploy.checkout import CheckoutError, source_epoch
 from deploy.image import ROOT, ImageError
-from deploy.image.build import ARCHITECTURES, FOLDER, TARGETS, Builder, Built, commit_time, read_settings
+from deploy.image.build import ARCHITECTURES, FOLDER, TARGETS, Builder, Built, read_settings
 from deploy.image.debian import Apt, write_lock
 
 _MB = 1_000_000
@@ -46,16 +46,6 @@ def _sizes(compressed: int, unpacked: int) -> str:
     return f"{compressed / _MB:.1f} MB compressed, {unpacked / _MB:.1f} MB unpacked"
 
 
-def source_epoch() -> int:
-    """The time of Hawse's own files in the image, in seconds."""
-    text = os.environ.get("SOURCE_DATE_EPOCH")
-    if not text:
-        return commit_time()
-    if not re.fullmatch("[0-9]{1,10}", text):
-        raise ImageError(f"SOURCE_DATE_EPOCH is '{text}': expected seconds since 1970")
-    return int(text)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m deploy.image", description=__doc__)
     parser.add_argument("--target", choices=[*TARGETS, "both"], default="both")
@@ -73,8 +63,8 @@ def main() -> None:
         targets = TARGETS if arguments.target == "both" else (arguments.target,)
         for built in builder.build(targets):
             say(report(built))
-    # The latter when a disk is full, or git is not installed.
-    except (ImageError, OSError) as error:
+    # The last when a disk is full.
+    except (CheckoutError, ImageError, OSError) as error:
         sys.exit(f"image: {error}")
 
 

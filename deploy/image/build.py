@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import platform
 import shutil
-import subprocess
 import time
 import tomllib
 from collections.abc import Callable, Sequence
@@ -198,14 +197,3 @@ class Builder:
 def _fresh(folder: Path) -> None:
     if folder.exists():
         shutil.rmtree(folder)
-
-
-def commit_time() -> int:
-    """The time of the checkout's commit, in seconds: two builds of one commit are equal.
-
-    Raises ImageError without git.
-    """
-    done = subprocess.run(["git", "-C", ROOT, "log", "-1", "--format=%ct"], capture_output=True, text=True)
-    if done.returncode != 0:
-        raise ImageError("not a git checkout: set SOURCE_DATE_EPOCH to the time of the release, in seconds")
-    return int(done.stdout)

@@ -140,7 +140,7 @@ class LazyGroup(click.Group):
             # Not `pip install hawse`: anyone could register that name.
             wheel = f"hawse-{VERSION}-py3-none-any.whl"
             raise CommandError(
-                f"this command needs the package {package}: pip install '{wheel}[hub]'"
+                f"this command needs the package {package}: install '{wheel}[hub]' by uv, pipx or pip"
             ) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

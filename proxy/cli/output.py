@@ -111,6 +111,7 @@ def say_apply_rbac(document: Object) -> None:
         for name in names:
             say(f"  hawse admin cluster rbac {name} | kubectl apply -f -")
         say("  (add --namespace, --service-account and --constrained if the relay was set up with them)")
+        say("  (if its chart is installed: hawse admin cluster values NAME, then helm upgrade)")
         if len(names) > 1:
             say("or keep a file for each: hawse admin cluster rbac --all --output-dir DIR")
 

@@ -1,8 +1,7 @@
-"""Renders the Kubernetes objects that Hawse needs in a cluster: pure functions from data to YAML.
+"""Renders the Kubernetes objects of a relay: namespace, service account, keys, Deployment.
 
-There are two sets, applied separately. The relay itself (namespace, service account, keys, Deployment) is
-applied once. The ClusterRole with the names it may impersonate is applied again for each new agent or team.
-Names and other inputs are validated, and the writer quotes every string that is not plain.
+They are applied once; the ClusterRole (cluster_role.py) again for each new agent or team. Names and other
+inputs are validated. The relay's chart renders the same objects (deploy/charts), and a test compares both.
 """
 
 from __future__ import annotations
@@ -10,32 +9,32 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
-from typing import Literal, TypeAlias, assert_never
+from typing import Literal, assert_never
 from urllib.parse import urlsplit
 
 import attrs
-import yaml
 
-from auth.impersonation import AGENT_ID_KEY, SESSION_KEY
-from auth.policy.rules import RESOURCE_VERBS
-from auth.principal import USER_PREFIX, IdentityError, check_user, slug
+from auth.principal import IdentityError, slug
+from proxy.kubernetes.cluster_role import (
+    DNS_LABEL,
+    NAME,
+    NAMESPACE,
+    SERVICE_ACCOUNT,
+    ManifestError,
+    Object,
+    Value,
+    check,
+)
 from proxy.process.untrusted_json import read_json
 from proxy.process.version import VERSION
 
-NAMESPACE = "hawse"
-SERVICE_ACCOUNT = "hawse-relay"
-NAME = "hawse-relay"
 KEYS_SECRET = "hawse-relay-keys"  # noqa: S105 - the name of an object
 TLS_SECRET = "hawse-relay-tls"  # noqa: S105
 # Never printed here: the cluster's owner writes it, and the hub must not control it.
 GUARDRAILS = "hawse-relay-guardrails"
-# Separate, so that an operator sees at once which rule allows impersonation.
-CLUSTER_ROLE = "hawse-relay-impersonation"
-# Its UID identifies the cluster: the namespace exists from the cluster's first start on and cannot be
-# deleted.
-SYSTEM_NAMESPACE = "kube-system"
 
+# It is in no registry: operators build it (deploy/README.md).
+DEFAULT_IMAGE = f"{NAME}:{VERSION}"
 # The image's user; no user of a node has this number.
 USER_ID = 65532
 KEYS_FOLDER = "/etc/hawse/keys"
@@ -43,28 +42,22 @@ TLS_FOLDER = "/etc/hawse/tls"
 GUARDRAILS_FOLDER = "/etc/hawse/guardrails"
 HEALTH_PORT = 8080
 DIRECT_PORT = 8443
+# For open calls and the data they carry. The limit leaves 192 MiB beside it, for the process itself and for
+# memory that is counted late or not at all.
+MEMORY_MIB = 320
+MEMORY_LIMIT_MIB = 512
 # The grace for a stopping relay's streams, while its siblings take new ones. A pod whose streams have ended
 # exits at once.
 STOP_GRACE_S = 900
 # Longer by the rest of a stop, so that the kubelet's SIGKILL never cuts a stop that is about to end.
 TERMINATION_GRACE_S = STOP_GRACE_S + 15
 
-Object: TypeAlias = "dict[str, Value]"
-Value: TypeAlias = "str | int | bool | list[Value] | Object"
-
-_AUTHENTICATION = "authentication.k8s.io"
-_URL_VERBS = ("get", "head", "post", "put", "patch", "delete", "options")
-_DNS_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _CLUSTER_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 # An image reference as container runtimes parse it, without the rare forms: host:port/path:tag@digest.
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]{0,511}")
 _VERSION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 _URL = re.compile(r"https://[A-Za-z0-9.:\[\]-]{1,300}")
 _PEM = re.compile(r"(?:-----BEGIN [A-Z0-9 ]+-----\n[A-Za-z0-9+/=\n]+-----END [A-Z0-9 ]+-----\n?)+")
-
-
-class ManifestError(ValueError):
-    """An input that must not be in a manifest; the message names it, and never a key's content."""
 
 
 @attrs.frozen(kw_only=True)
@@ -85,7 +78,7 @@ class RelayManifest:
     tls_key_pem: str | None = attrs.field(default=None, repr=False)
     """Direct mode; without them the operator or cert-manager creates the Secret `hawse-relay-tls`."""
     service_type: Literal["LoadBalancer", "ClusterIP", "NodePort"] = "LoadBalancer"
-    image: str = f"{NAME}:{VERSION}"
+    image: str = DEFAULT_IMAGE
     version: str = VERSION
     namespace: str = NAMESPACE
     service_account: str = SERVICE_ACCOUNT
@@ -96,14 +89,14 @@ class RelayManifest:
             slug("cluster name", self.cluster_name)
         except IdentityError as error:
             raise ManifestError(str(error)) from error
-        _check("cluster id", self.cluster_id, _CLUSTER_ID)
-        _check("hub URL", self.hub_url, _URL)
+        check("cluster id", self.cluster_id, _CLUSTER_ID)
+        check("hub URL", self.hub_url, _URL)
         if not urlsplit(self.hub_url).hostname:
             raise ManifestError("hub URL has no host")
-        _check("image", self.image, _IMAGE)
-        _check("version", self.version, _VERSION)
-        _check("namespace", self.namespace, _DNS_LABEL)
-        _check("service account", self.service_account, _DNS_LABEL)
+        check("image", self.image, _IMAGE)
+        check("version", self.version, _VERSION)
+        check("namespace", self.namespace, DNS_LABEL)
+        check("service account", self.service_account, DNS_LABEL)
         for name, pem in (
             ("hub CA", self.hub_ca_pem),
             ("relay key", self.private_key_pem),
@@ -125,105 +118,14 @@ class RelayManifest:
             raise ManifestError(f"{self.replicas} replicas: a cluster has 1 to 16 relays")
 
 
-def cluster_role(
-    agents: Sequence[str],
-    groups: Sequence[str],
-    *,
-    wildcard: bool = False,
-    constrained: bool = False,
-    namespace: str = NAMESPACE,
-    service_account: str = SERVICE_ACCOUNT,
-) -> list[Object]:
-    """Render the ClusterRole, which lets the relay impersonate exactly these names, and its binding.
-
-    It also lets the relay read one namespace, whose UID identifies the cluster to the hub.
-
-    `agents` are names, `groups` are `<org>/<team>`. `wildcard` omits the names: any user and any group,
-    including `system:masters`. The cluster is then only as safe as the hub and the relay. `constrained` is
-    the form for API servers from 1.36 on (KEP-5284): it never allows service accounts or nodes, and its
-    second half lists the verbs allowed under an impersonated name. Raises ManifestError.
-    """
-    _check("namespace", namespace, _DNS_LABEL)
-    _check("service account", service_account, _DNS_LABEL)
-    rules = _impersonation(agents, groups, wildcard=wildcard, constrained=constrained)
-    rules.append(
-        {
-            "apiGroups": [""],
-            "resources": ["namespaces"],
-            "verbs": ["get"],
-            "resourceNames": [SYSTEM_NAMESPACE],
-        }
-    )
-    if constrained:
-        # Each verb by name: "*" would include the plain verbs and those that the relay must not have.
-        rules += [
-            {"apiGroups": ["*"], "resources": ["*"], "verbs": _on(RESOURCE_VERBS)},
-            {"nonResourceURLs": ["*"], "verbs": _on(_URL_VERBS)},
-        ]
-    labels: Object = {
-        "app.kubernetes.io/name": NAME,
-        "app.kubernetes.io/component": "relay",
-        "app.kubernetes.io/part-of": "hawse",
-        "app.kubernetes.io/managed-by": "hawse",
-    }
-    return [
-        {
-            "apiVersion": "rbac.authorization.k8s.io/v1",
-            "kind": "ClusterRole",
-            "metadata": {"name": CLUSTER_ROLE, "labels": labels},
-            "rules": rules,
-        },
-        {
-            "apiVersion": "rbac.authorization.k8s.io/v1",
-            "kind": "ClusterRoleBinding",
-            "metadata": {"name": CLUSTER_ROLE, "labels": dict(labels)},
-            "roleRef": {
-                "apiGroup": "rbac.authorization.k8s.io",
-                "kind": "ClusterRole",
-                "name": CLUSTER_ROLE,
-            },
-            "subjects": [{"kind": "ServiceAccount", "name": service_account, "namespace": namespace}],
-        },
-    ]
-
-
-def _impersonation(
-    agents: Sequence[str], groups: Sequence[str], *, wildcard: bool, constrained: bool
-) -> list[Value]:
-    """Make the rules for the users, the groups and our own keys that the relay may impersonate."""
-    group, verb = (_AUTHENTICATION, "impersonate:user-info") if constrained else ("", "impersonate")
-    rules: list[Value]
-    if wildcard:
-        rules = [{"apiGroups": [group], "resources": ["users", "groups"], "verbs": [verb]}]
-    else:
-        # An empty list of names means every name to Kubernetes, so a rule without names is left out.
-        users = sorted({_user(agent) for agent in agents})
-        named = sorted({_group(group) for group in groups})
-        rules = [
-            {"apiGroups": [group], "resources": [resource], "verbs": [verb], "resourceNames": list(names)}
-            for resource, names in (("users", users), ("groups", named))
-            if names
-        ]
-    rules.append(
-        {
-            "apiGroups": [_AUTHENTICATION],
-            # Our own keys; their values are ids, which say who acted and open nothing.
-            "resources": [f"userextras/{key}" for key in (AGENT_ID_KEY, SESSION_KEY)],
-            "verbs": [verb],
-        }
-    )
-    return rules
-
-
 def relay_manifests(manifest: RelayManifest) -> list[Object]:
     """Render the relay's own objects, in the order in which they are applied."""
-    files = _key_files(manifest)
     objects = [
-        _namespace(manifest),
+        namespace(manifest),
         _object("v1", "ServiceAccount", manifest.service_account, manifest)
         # The account may impersonate, so only pods that request its token get it.
         | {"automountServiceAccountToken": False},
-        _object("v1", "Secret", KEYS_SECRET, manifest) | {"type": "Opaque", "stringData": files},
+        keys_secret(manifest),
     ]
     if manifest.tls_certificate_pem is not None and manifest.tls_key_pem is not None:
         objects.append(
@@ -233,7 +135,7 @@ def relay_manifests(manifest: RelayManifest) -> list[Object]:
                 "stringData": {"tls.crt": manifest.tls_certificate_pem, "tls.key": manifest.tls_key_pem},
             }
         )
-    objects.append(_deployment(manifest, files))
+    objects.append(_deployment(manifest))
     objects.append(
         _object("policy/v1", "PodDisruptionBudget", NAME, manifest)
         | {"spec": {"maxUnavailable": 1, "selector": {"matchLabels": _selector(manifest)}}}
@@ -241,6 +143,20 @@ def relay_manifests(manifest: RelayManifest) -> list[Object]:
     if manifest.mode == "direct":
         objects.append(_service(manifest))
     return objects
+
+
+def keys_secret(manifest: RelayManifest) -> Object:
+    """Render the Secret with the relay's private key, the hub's public keys and its CA."""
+    return _object("v1", "Secret", KEYS_SECRET, manifest) | {
+        "type": "Opaque",
+        "stringData": _key_files(manifest),
+    }
+
+
+def keys_digest(manifest: RelayManifest) -> str:
+    """Return a digest of the Secret's files: 32 hexadecimal digits, which disclose none of them."""
+    content = json.dumps(_key_files(manifest), sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 
 def _key_files(manifest: RelayManifest) -> Object:
@@ -253,7 +169,8 @@ def _key_files(manifest: RelayManifest) -> Object:
     return files
 
 
-def _namespace(manifest: RelayManifest) -> Object:
+def namespace(manifest: RelayManifest) -> Object:
+    """Render the relay's namespace, under the restricted Pod Security profile."""
     levels: Object = {
         f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "audit", "warn")
     }
@@ -265,7 +182,7 @@ def _namespace(manifest: RelayManifest) -> Object:
     }
 
 
-def _deployment(manifest: RelayManifest, files: Mapping[str, Value]) -> Object:
+def _deployment(manifest: RelayManifest) -> Object:
     return _object("apps/v1", "Deployment", NAME, manifest) | {
         "spec": {
             "replicas": manifest.replicas,
@@ -276,7 +193,7 @@ def _deployment(manifest: RelayManifest, files: Mapping[str, Value]) -> Object:
                 "metadata": {
                     "labels": _labels(manifest),
                     # The relay reads its keys at its start, so new keys must create new pods.
-                    "annotations": {"hawse.dev/keys": _digest(files)},
+                    "annotations": {"hawse.dev/keys": keys_digest(manifest)},
                 },
                 "spec": _pod(manifest),
             },
@@ -354,10 +271,10 @@ def _container(manifest: RelayManifest) -> Object:
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         },
-        # An idle relay has about 60 MB. The rest is for the windows of many streams at once.
+        # An idle relay has about 60 MB.
         "resources": {
             "requests": {"cpu": "100m", "memory": "128Mi"},
-            "limits": {"memory": "512Mi"},
+            "limits": {"memory": f"{MEMORY_LIMIT_MIB}Mi"},
         },
         "startupProbe": _probe("/healthz", period_s=1, failures=60),
         # Alive means that the event loop answers. A restart would not help against an unreachable hub.
@@ -375,6 +292,7 @@ def _environment(manifest: RelayManifest) -> list[Value]:
         "GUARDRAILS": GUARDRAILS_FOLDER,
         "HEALTH_LISTEN": f"[::]:{HEALTH_PORT}",
         "STOP_GRACE_S": str(STOP_GRACE_S),
+        "MEMORY_MIB": str(MEMORY_MIB),
     }
     match manifest.mode:
         case "tunnel":
@@ -437,42 +355,6 @@ def _labels(manifest: RelayManifest) -> Object:
     }
 
 
-def _on(verbs: Sequence[str]) -> list[Value]:
-    return [f"impersonate-on:user-info:{verb}" for verb in verbs]
-
-
-def _user(agent: str) -> str:
-    try:
-        return check_user(f"{USER_PREFIX}{agent}")
-    except IdentityError as error:
-        raise ManifestError(str(error)) from error
-
-
-def _group(group: str) -> str:
-    org, separator, team = group.partition("/")
-    if not separator:
-        raise ManifestError(f"group {ascii(group)[:80]} is not '<organisation>/<team>'")
-    try:
-        return f"{slug('organisation', org)}/{slug('team', team)}"
-    except IdentityError as error:
-        raise ManifestError(str(error)) from error
-
-
-def _digest(files: Mapping[str, Value]) -> str:
-    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def is_dns_label(name: str) -> bool:
-    """Whether a namespace or a service account can have this name."""
-    return _DNS_LABEL.fullmatch(name) is not None
-
-
-def _check(kind: str, value: str, pattern: re.Pattern[str]) -> None:
-    if pattern.fullmatch(value) is None:
-        # ascii(), because the value may hold newlines or terminal escape sequences.
-        raise ManifestError(f"{kind} {ascii(value)[:80]} is not valid")
-
-
 def _check_jwks(text: str) -> None:
     try:
         document = read_json(text)
@@ -480,37 +362,3 @@ def _check_jwks(text: str) -> None:
         raise ManifestError("hub keys are not JSON") from error
     if not isinstance(document, dict) or not isinstance(document.get("keys"), list) or not document["keys"]:
         raise ManifestError("hub keys are not a JWKS with at least one key")
-
-
-class _Dumper(yaml.SafeDumper):
-    """Writes strings so that every YAML parser reads them as strings."""
-
-    def ignore_aliases(self, data: object) -> bool:
-        """Write repeated labels out: readers of manifests expect no anchors."""
-        return True
-
-
-# PyYAML quotes strings that YAML 1.1 reads as other types, except `y` and `n`, which are booleans to kubectl.
-# Other parsers disagree about `1e3`, `0o7`, `1_0` or `=`. So a string stays plain only if it begins with a
-# letter, is longer than one character and holds nothing but these characters.
-_PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9./-]+")
-
-
-def _represent_text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
-    style = None if _PLAIN.fullmatch(value) else "|" if "\n" in value else '"'
-    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
-
-
-_Dumper.add_representer(str, _represent_text)
-
-
-def to_yaml(objects: Sequence[Mapping[str, object]]) -> str:
-    """Write the objects as one YAML stream, in their order and with their keys in the given order."""
-    return yaml.dump_all(
-        [dict(item) for item in objects],
-        Dumper=_Dumper,
-        sort_keys=False,
-        explicit_start=True,
-        allow_unicode=False,
-        width=10_000,
-    )

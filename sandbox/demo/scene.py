@@ -55,6 +55,11 @@ class Step:
     meaning: str
     act: Callable[[Scene, Show], None]
 
+    @property
+    def verdict(self) -> str:
+        """The line that ends the step when it was right."""
+        return f"ok      {self.name:<13} {self.meaning}"
+
 
 def expect(text: str, *needed: str) -> None:
     """Raise DemoError unless the text contains every one of `needed`."""

@@ -27,7 +27,7 @@ def run_script(steps: Sequence[Step], scene: Scene) -> list[str]:
             failed.append(step.name)
             say(f"FAILED  {step.name:<13} {error}")
         else:
-            say(f"ok      {step.name:<13} {step.meaning}")
+            say(step.verdict)
     return failed
 
 

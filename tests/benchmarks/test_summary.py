@@ -93,5 +93,12 @@ def test_rounds_that_do_not_pair_are_no_ratio() -> None:
 
 def test_the_text_says_how_many_runs_there_were() -> None:
     every = text(everything(), 3, ["a machine", "nginx 1"])
-    assert "3 runs, and their range" in every[-1]
-    assert every[-1].endswith("Measured on a machine, nginx 1.")
+    assert "3 runs, and their range" in every[-2]
+    assert every[-2].endswith("Measured on a machine, nginx 1.")
+
+
+def test_what_a_user_notices_is_not_folded() -> None:
+    before, _, after = "\n\n".join(text(everything(), 3, [])).partition("<details>")
+    assert before.strip() == meaning(everything())
+    assert cpu_table(everything()) in after
+    assert after.endswith("\n\n</details>")

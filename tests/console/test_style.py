@@ -8,6 +8,7 @@ from itertools import product
 import pytest
 
 from proxy.console.base.templating import read_assets
+from tests.contrast import contrast
 
 CSS = read_assets()["console.css"].body.decode()
 COLOURS = dict(re.findall(r"--([\w-]+): light-dark\((#\w{6}, #\w{6})\);", CSS))
@@ -18,17 +19,6 @@ PAIRS = [
     ("on-accent", "accent"),
     ("on-danger", "danger"),
 ]  # fmt: skip
-
-
-def luminance(colour: str) -> float:
-    channels = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
-    red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels)
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
-
-def contrast(one: str, other: str) -> float:
-    lighter, darker = sorted((luminance(one), luminance(other)), reverse=True)
-    return (lighter + 0.05) / (darker + 0.05)
 
 
 @pytest.mark.parametrize(("text", "ground"), PAIRS)

@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from tests.packaging.installed import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-_LINK = re.compile(r"\]\(([^)\s]+)\)")
+_LINK = re.compile(r"""(?:\]\(|\b(?:href|src|srcset)=")([^)\s"]+)[)"]""")
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +90,13 @@ def test_the_hook_leaves_what_is_no_relative_link() -> None:
     text = "[a](docs/a.md#b) [b](https://x.example/c) [c](#d) [d](mailto:e@x.example) ![e](f.svg) [g]: h"
     assert absolute(text) == (
         "[a](S/docs/a.md#b) [b](https://x.example/c) [c](#d) [d](mailto:e@x.example) ![e](S/f.svg) [g]: h"
+    )
+
+
+def test_the_hook_knows_the_pictures_of_html() -> None:
+    text = '<source media="(x: 1px)" srcset="a-dark.svg"><img alt="a" src="a.svg"><img src="https://x.example/b.svg">'
+    assert absolute(text) == (
+        '<source media="(x: 1px)" srcset="S/a-dark.svg"><img alt="a" src="S/a.svg"><img src="https://x.example/b.svg">'
     )
 
 

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
 import sys
-import tarfile
 import zipfile
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-import yaml
 
-from sandbox.demo.processes import Daemons, free_port
-from tests.packaging.installed import ROOT, Environment, build, image_packages, make_environment
+from tests.packaging.installed import ROOT, build, image_packages, make_environment
 from tests.packaging.neighbour import NAMES, neighbour
+from tests.packaging.running import run_hub_and_agent
 
 # It starts a dozen processes that must compile their imports.
 pytestmark = pytest.mark.timeout(180)
@@ -42,6 +38,9 @@ def test_it_puts_one_folder_into_site_packages(wheel: Path) -> None:
         *("__init__.py", "__main__.py"),
         *NAMES,
     }
+    # uv and pipx put these two into the user's PATH.
+    read_entry = zipfile.ZipFile(wheel).read(f"{HAWSE[1]}/entry_points.txt").decode()
+    assert read_entry == "[console_scripts]\nhawse = hawse.__main__:main\n"
     # Files that are read, not imported.
     assert {
         "hawse/auth/policy/policies/guard.yaml",
@@ -73,71 +72,6 @@ def test_it_runs_hub_and_agent_beside_foreign_packages_of_the_same_names(
     assert environment.damaged(second) == []
     environment.pip("uninstall", "--yes", second)
     assert environment.top_level() == set()
-
-
-def run_hub_and_agent(environment: Environment, folder: Path) -> None:
-    """Start a hub, enrol an agent, log it in, and get a credential as kubectl does."""
-    port, admin_port = free_port(), free_port()
-    url = f"https://127.0.0.1:{port}"
-    config = folder / "hub.toml"
-    config.write_text(
-        f'org = "acme"\npublic_url = "{url}"\nlisten = "127.0.0.1:{port}"\ndata_dir = "{folder / "hub"}"\n'
-        f'[admin]\nlisten = "127.0.0.1:{admin_port}"\n'
-    )
-    home = folder / "home"
-    home.mkdir()
-    variables = {
-        "HAWSE_HUB_CONFIG": str(config),
-        "HOME": str(home),
-        "XDG_CONFIG_HOME": str(home / "config"),
-        "XDG_CACHE_HOME": str(home / "cache"),
-    }
-
-    def run(*argv: str, **more: str) -> str:
-        # In a folder that also has packages of those names.
-        done = environment.run(*argv, variables={**variables, **more}, cwd=environment.site)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    with Daemons(folder) as daemons:
-        python = str(environment.programs / "python")
-        hub = daemons.start("hub", [python, "-m", "hawse", "hub"], {**environment.variables, **variables})
-        hub.wait_for("hub is ready")
-        run("hawse", "admin", "team", "add", "platform")
-        cluster = ("cluster", "add", "prod", "--team", "platform", "--output-dir", str(folder / "relay"))
-        run(python, "-m", "hawse", "admin", *cluster)
-        add = ("agent", "add", "builder", "--team", "platform", "--owner", "you@example.com")
-        made = json.loads(run("hawse", "admin", *add, "--credential", "code", "--json"))
-        ca = str(folder / "hub" / "tls" / "ca.pem")
-        run("hawse", "login", "--hub", url, "--ca", ca, "--code", HAWSE_ENROLMENT_CODE=made["code"])
-        write = (python, "-m", "hawse", "kubeconfig", "--output", str(home / "kubeconfig"))
-        run(*write)
-        assert plugin(home / "kubeconfig") == "hawse-credential"
-        # If the PATH does not lead to the environment, the kubeconfig has the plugin's path.
-        run(*write, PATH=os.defpath)
-        assert plugin(home / "kubeconfig") == f"{environment.programs}/hawse-credential"
-        credential = json.loads(run("hawse-credential", "--server", f"{url}/clusters/prod"))
-        assert credential["kind"] == "ExecCredential"
-        events = [json.loads(line) for line in run("hawse", "audit", "list", "--json").splitlines()]
-        assert "token.issued" in {event["kind"] for event in events}
-
-
-def plugin(kubeconfig: Path) -> object:
-    """The program that kubectl runs for a credential."""
-    [user] = yaml.safe_load(kubeconfig.read_text())["users"]
-    return user["user"]["exec"]["command"]
-
-
-def test_the_source_distribution_builds_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
-    archive = build("sdist", tmp_path / "sdist")
-    with tarfile.open(archive) as opened:
-        opened.extractall(tmp_path / "source", filter="data")
-    [source] = (tmp_path / "source").iterdir()
-    again = build("wheel", tmp_path / "again", source)
-    assert again.name == wheel.name
-    with zipfile.ZipFile(wheel) as one, zipfile.ZipFile(again) as other:
-        assert sorted(one.namelist()) == sorted(other.namelist())
-        assert [name for name in one.namelist() if one.read(name) != other.read(name)] == []
 
 
 @pytest.mark.parametrize("program", [["hawse"], [sys.executable, "-m", "hawse"]], ids=["script", "module"])

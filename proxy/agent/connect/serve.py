@@ -19,7 +19,7 @@ from proxy.agent.connect.tokens import Tokens
 from proxy.agent.local.account import Account
 from proxy.agent.local.errors import AgentError
 from proxy.agent.local.files import cache_folder, write_private
-from proxy.kubernetes.manifests import to_yaml
+from proxy.kubernetes.write_yaml import to_yaml
 from proxy.listener.accept import open_listeners
 from proxy.process.config import Address
 from proxy.process.lifecycle.filelimit import raise_file_limit

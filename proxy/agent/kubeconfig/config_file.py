@@ -17,8 +17,8 @@ from proxy.agent.local.account import Account, cluster_url, hub_origin
 from proxy.agent.local.errors import AgentError, quoted
 from proxy.agent.local.files import FILE_BYTES_MAX, write_private
 from proxy.agent.token.credential import API_VERSIONS
-from proxy.kubernetes.manifests import to_yaml
 from proxy.kubernetes.untrusted_yaml import YamlError, read_yaml
+from proxy.kubernetes.write_yaml import to_yaml
 
 USER = "hawse"
 PLUGIN = "hawse-credential"

@@ -62,7 +62,7 @@ def kubeconfig(
     from proxy.agent.local.account import find_account, hub_origin, note_kubeconfig
     from proxy.agent.local.errors import AgentError
     from proxy.agent.login import note_reach
-    from proxy.kubernetes.manifests import to_yaml
+    from proxy.kubernetes.write_yaml import to_yaml
 
     try:
         account = find_account(os.environ, None if hub is None else hub_origin(hub))

@@ -30,7 +30,10 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path, monkeypatch: p
 def test_a_checkout_without_git_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert refusal(monkeypatch) == "image: [Errno 2] No such file or directory: 'git'"
+    assert refusal(monkeypatch) == (
+        "image: git is not installed: install it (apt-get install git), "
+        "or set SOURCE_DATE_EPOCH to the time of the release, in seconds"
+    )
 
 
 def test_a_time_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

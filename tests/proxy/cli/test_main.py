@@ -104,7 +104,7 @@ def test_a_package_of_the_hub_that_is_missing_is_told_in_one_line(
     assert result.exit_code == 1
     assert result.stderr == (
         f"hawse: this command needs the package {package}: "
-        f"pip install 'hawse-{version('hawse')}-py3-none-any.whl[hub]'\n"
+        f"install 'hawse-{version('hawse')}-py3-none-any.whl[hub]' by uv, pipx or pip\n"
     )
 
 

@@ -15,15 +15,10 @@ from hypothesis import strategies as st
 
 from auth.impersonation import AGENT_ID_KEY, SESSION_KEY
 from auth.keys import KeySet, SigningKey
-from proxy.kubernetes.manifests import (
-    CLUSTER_ROLE,
-    ManifestError,
-    Object,
-    RelayManifest,
-    cluster_role,
-    relay_manifests,
-    to_yaml,
-)
+from proxy.kubernetes.cluster_role import CLUSTER_ROLE, ManifestError, Object, cluster_role
+from proxy.kubernetes.manifests import RelayManifest, relay_manifests
+from proxy.kubernetes.write_yaml import to_yaml
+from proxy.process.config import MIB
 from proxy.relay import config as relay_config
 
 ROOT = Path(__file__).parents[3]
@@ -275,6 +270,8 @@ def test_the_relay_reads_its_configuration_out_of_the_environment(
     assert config.instance == "relay-pod-1"
     assert config.hub_url == "https://hub.example"
     assert str(config.health_listen) == "[::]:8080"
+    # What the relay would choose itself, stated beside the limit that it goes with.
+    assert config.memory_bytes == relay_config.MEMORY_MIB * MIB
     expected = relay_config.TunnelDial if mode == "tunnel" else relay_config.DirectListener
     assert isinstance(config.way, expected)
 

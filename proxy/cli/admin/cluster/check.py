@@ -48,7 +48,7 @@ def check_cluster(reach: Reach, /, name: str, kubeconfig: Path, context: str | N
     3.
     """
     from proxy.cli.admin.cluster.rbac_check import Level, examine, examine_relays, sort_findings
-    from proxy.kubernetes.manifests import CLUSTER_ROLE
+    from proxy.kubernetes.cluster_role import CLUSTER_ROLE
 
     client = reach.client()
     enrolled = _enrolled(client, name)
@@ -87,7 +87,7 @@ def _check_same_cluster(name: str, pinned: str, options: list[str]) -> None:
 
     Findings from another cluster mean nothing, and applying their fixes there does harm.
     """
-    from proxy.kubernetes.manifests import SYSTEM_NAMESPACE
+    from proxy.kubernetes.cluster_role import SYSTEM_NAMESPACE
 
     if not pinned:
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -12,6 +12,7 @@ from proxy.cli.admin.api.client import Reach
 from proxy.cli.admin.api.inputs import parse_pairs, read_certificates
 from proxy.cli.admin.cluster.check import check_cluster
 from proxy.cli.admin.cluster.rbac import rbac, role_options
+from proxy.cli.admin.cluster.values import cluster_values
 from proxy.cli.output import (
     Object,
     child,
@@ -29,6 +30,9 @@ from proxy.cli.output import (
     text,
     yes_option,
 )
+
+if TYPE_CHECKING:
+    from proxy.cli.admin.cluster.relay_output import Handover
 
 F = TypeVar("F", bound=Callable[..., object])
 PEM_BYTES_MAX = 64 * 1024
@@ -53,12 +57,19 @@ def _relay_options(command: F) -> F:
             "-o",
             type=click.Path(path_type=Path),
             metavar="FILE",
-            help="Write the output to this new file (mode 0600).",
+            help="Write the output to this new file (mode 0600). `helm` instead prints the chart's values.",
+        ),
+        click.option(
+            "--secret",
+            "secret_file",
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="With --output helm: write the Secret with the relay's key to this new file (mode 0600).",
         ),
         click.option(
             "--force",
             is_flag=True,
-            help="Overwrite the FILE of --output, or print the private key on a terminal.",
+            help="Overwrite the FILE of --output or --secret, or print the private key on a terminal.",
         ),
         click.option(
             "--kubeconfig",
@@ -171,12 +182,14 @@ def add_cluster(
     \b
     hawse admin cluster add prod --team sre --image IMAGE | kubectl --context prod apply -f -
     hawse admin cluster add prod --team sre --image IMAGE --output prod.yaml
-    """
-    # Not above: with the manifests and YAML it takes a third of the start of a command that needs neither.
-    from proxy.cli.admin.cluster.relay_output import Handover
 
-    handover = Handover(name, _manifest_options(options), output_dir, kubeconfig, relay_url, as_json=as_json)
-    with handover.opened(output, force=force, secret=mode == "tunnel") as take:
+    For Helm, the values for a repository and the Secret with the key are apart:
+
+    \b
+    hawse admin cluster add prod --team sre --image IMAGE --output helm --secret FILE > prod.values.yaml
+    """
+    handover = _handover(name, options, output_dir, kubeconfig, relay_url, mode=mode, as_json=as_json)
+    with handover.opened(output, force=force) as take:
         made = reach.client().post(
             "clusters",
             body={
@@ -237,10 +250,9 @@ def replace_key(
         else:
             say(f"the relay keys of {name} are now: {listed('relay_keys')(changed)}")
         return
-    from proxy.cli.admin.cluster.relay_output import Handover
-
-    handover = Handover(name, _manifest_options(options), output_dir, kubeconfig, None, as_json=as_json)
-    with handover.opened(output, force=force, secret=True) as take:
+    # A relay in direct mode has no key, and the hub refuses to replace it.
+    handover = _handover(name, options, output_dir, kubeconfig, None, mode="tunnel", as_json=as_json)
+    with handover.opened(output, force=force) as take:
         body = {"keep_old": keep_old, "manifest": handover.given}
         made = reach.client().post("clusters", name, "keys", body=body)
         take(made, constrained=bool(options["constrained"]))
@@ -327,6 +339,7 @@ def repin(reach: Reach, /, name: str, yes: bool, as_json: bool) -> None:
 
 cluster.add_command(check_cluster)
 cluster.add_command(rbac)
+cluster.add_command(cluster_values)
 
 
 def _pin(row: Object) -> str:
@@ -337,9 +350,36 @@ def _labels(row: Object) -> str:
     return ", ".join(f"{key}={value}" for key, value in sorted(child(row, "labels").items())) or "-"
 
 
+def _handover(
+    name: str,
+    options: dict[str, object],
+    output_dir: Path | None,
+    kubeconfig: Path | None,
+    relay_url: str | None,
+    *,
+    mode: str,
+    as_json: bool,
+) -> Handover:
+    # Not above: with the manifests and YAML it takes a third of the start of a command that needs neither.
+    from proxy.cli.admin.cluster.relay_output import Handover
+
+    secret_file = options["secret_file"]
+    assert secret_file is None or isinstance(secret_file, Path)
+    return Handover(
+        name,
+        _manifest_options(options),
+        output_dir,
+        kubeconfig,
+        relay_url,
+        as_json=as_json,
+        mode=mode,
+        secret_file=secret_file,
+    )
+
+
 def _manifest_options(options: dict[str, object]) -> dict[str, object]:
     """Return the options that were given for the relay's setup. The hub chooses the others."""
-    not_sent = {"hub_ca", "constrained"}
+    not_sent = {"hub_ca", "constrained", "secret_file"}
     given = {name: value for name, value in options.items() if name not in not_sent and value is not None}
     hub_ca = options.get("hub_ca")
     if isinstance(hub_ca, Path):

@@ -12,7 +12,9 @@ from urllib.parse import urlsplit
 
 from proxy.cli.errors import CommandError
 from proxy.cli.output import Object, child, strict_texts, text
-from proxy.kubernetes.manifests import ManifestError, RelayManifest, cluster_role, relay_manifests, to_yaml
+from proxy.kubernetes.cluster_role import ManifestError, cluster_role
+from proxy.kubernetes.manifests import RelayManifest, relay_manifests
+from proxy.kubernetes.write_yaml import to_yaml
 from proxy.process.config import Address
 
 _SETUP = ("namespace", "service_account")
@@ -47,6 +49,11 @@ def rendered_role(
 
 def rendered_manifests(name: str, made: Object, options: Mapping[str, object]) -> str:
     """Return the relay's objects, from the hub's values and the operator's options; raises CommandError."""
+    return to_yaml(relay_manifests(relay_manifest(name, made, options)))
+
+
+def relay_manifest(name: str, made: Object, options: Mapping[str, object]) -> RelayManifest:
+    """Return what the hub and the operator give for the relay's objects; raises CommandError."""
     relay = child(made, "relay")
     values: dict[str, object] = {
         "hub_ca_pem": text(relay, "hub_ca_pem") or None,
@@ -55,7 +62,7 @@ def rendered_manifests(name: str, made: Object, options: Mapping[str, object]) -
         **_given(options, _MANIFEST),
     }
     try:
-        return to_yaml(relay_manifests(RelayManifest(cluster_name=name, **cast("Any", values))))
+        return RelayManifest(cluster_name=name, **cast("Any", values))
     except ManifestError as error:
         raise CommandError(f"the hub's answer can't be put into a manifest: {error}") from error
 

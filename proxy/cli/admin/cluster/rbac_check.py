@@ -18,7 +18,7 @@ import attrs
 from auth.impersonation import AGENT_ID_KEY, SESSION_KEY
 from auth.policy.rules import RESOURCE_VERBS
 from auth.principal import USER_PREFIX
-from proxy.kubernetes.manifests import (
+from proxy.kubernetes.cluster_role import (
     CLUSTER_ROLE,
     NAMESPACE,
     SERVICE_ACCOUNT,

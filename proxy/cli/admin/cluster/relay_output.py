@@ -10,6 +10,7 @@ from pathlib import Path
 import attrs
 import click
 
+from proxy.cli.admin.cluster.helm_output import HELM, HelmOutput, check_options
 from proxy.cli.admin.cluster.manifests import dials_itself, rendered_manifests, rendered_role
 from proxy.cli.admin.cluster.relay_files import FILES, relay_files, remaining_steps, write_relay_files
 from proxy.cli.admin.cluster.secret_output import secret_output
@@ -28,14 +29,29 @@ class Handover:
     kubeconfig: Path | None
     relay_url: str | None
     as_json: bool = attrs.field(kw_only=True)
+    mode: str = attrs.field(kw_only=True)
+    secret_file: Path | None = attrs.field(kw_only=True)
+    """For `--output helm`: the file for the Secret with the key."""
 
     @contextmanager
-    def opened(self, output: Path | None, *, force: bool, secret: bool) -> Iterator[Callable[..., None]]:
+    def opened(self, output: Path | None, *, force: bool) -> Iterator[Callable[..., None]]:
         """Yield a function that takes the hub's answer. The output is checked before a key can get lost.
 
-        A `secret` is not printed on a terminal. Raises CommandError, and UsageError for options that exclude
-        each other.
+        A key is not printed on a terminal. Raises CommandError, and UsageError for options that exclude each
+        other.
         """
+        if output is not None and str(output) == HELM:
+            file = check_options(
+                secret_file=self.secret_file,
+                output_dir=self.output_dir,
+                mode=self.mode,
+                as_json=self.as_json,
+            )
+            with HelmOutput(self.name, self.given).opened(file, force=force) as take:
+                yield partial(self._take_for_helm, take)
+            return
+        if self.secret_file is not None:
+            raise click.UsageError("--secret goes with --output helm only")
         if output is not None and self.output_dir is not None:
             raise click.UsageError(
                 "--output is for manifests, --output-dir for a relay's files: use one of them"
@@ -45,7 +61,7 @@ class Handover:
             yield partial(self._write_files, self.output_dir)
             return
         pipe = "COMMAND" if self.as_json else "kubectl apply -f -"
-        with secret_output(output, force=force, secret=secret, pipe=pipe) as write:
+        with secret_output(output, force=force, secret=self.mode == "tunnel", pipe=pipe) as write:
             yield partial(self._print, write, output)
 
     def _write_files(self, folder: Path, made: Object, *, constrained: bool) -> None:
@@ -79,17 +95,25 @@ class Handover:
             if text(relay, "private_key_pem")
             else f"the manifests of the relay of {self.name}: {where}"
         )
+        later = "run kubectl --namespace NAMESPACE set image deployment hawse-relay relay=IMAGE"
+        self._warn(relay, what="the manifests use", later=later)
+
+    def _take_for_helm(self, take: Callable[..., None], made: Object, *, constrained: bool) -> None:
+        take(made, constrained=constrained)
+        later = "as image.repository in your values"
+        self._warn(child(made, "relay"), what="the values use", later=later)
+
+    def _warn(self, relay: Object, *, what: str, later: str) -> None:
         if "image" not in self.given:
             say(
-                "warning: the manifests use the image hawse-relay, which is in no registry: build the target "
-                "relay of the Containerfile in hawse's repository, push it to your registry, and name it "
-                "with --image, or afterwards run "
-                "kubectl --namespace NAMESPACE set image deployment hawse-relay relay=IMAGE"
+                f"warning: {what} the image hawse-relay, which is in no registry: build the target relay of "
+                "the Containerfile in hawse's repository, push it to your registry, and name it with "
+                f"--image, or afterwards {later}"
             )
         if dials_itself(relay):
             say(
                 f"warning: the hub's public_url is {text(relay, 'hub_url')}, which a pod cannot reach: set "
-                f"public_url, then print new manifests with hawse admin cluster key {self.name}"
+                f"public_url, then start again with hawse admin cluster key {self.name}"
             )
 
 

@@ -22,7 +22,7 @@ from auth.principal import IdentityError, slug
 from proxy.cli.admin.cluster.manifests import rendered_role
 from proxy.cli.errors import CommandError
 from proxy.cli.output import Object
-from proxy.kubernetes.manifests import NAMESPACE, SERVICE_ACCOUNT, is_dns_label
+from proxy.kubernetes.cluster_role import NAMESPACE, SERVICE_ACCOUNT, is_dns_label
 
 # A cluster's store refuses objects above some 1.5 MiB, so a longer file is not one that is up to date.
 FILE_BYTES_MAX = 16 * 1024 * 1024

@@ -21,13 +21,13 @@ from proxy.cli.errors import CommandError
 
 @contextmanager
 def secret_output(
-    output: Path | None, *, force: bool, secret: bool, pipe: str
+    output: Path | None, *, force: bool, secret: bool, pipe: str, option: str = "--output"
 ) -> Iterator[Callable[[str], None]]:
     """Yield a function that takes the text, once, and prints it or writes it to `output` (0600).
 
     Raises CommandError before the block, so before a secret exists that could be lost: on a terminal, and for
-    an existing file, unless `force` is given. `pipe` is an example of a command to pipe to. Without `secret`,
-    the text may be printed anywhere.
+    an existing file, unless `force` is given. `pipe` is an example of a command to pipe to. `option` is the
+    name of the option that gives `output`. Without `secret`, the text may be printed anywhere.
     """
     if output is None:
         if secret and sys.stdout.isatty() and not force:
@@ -38,9 +38,9 @@ def secret_output(
         yield partial(click.echo, nl=False)
         return
     if os.path.lexists(output) and not force:
-        raise CommandError(f"{output} exists already: choose another --output, or overwrite it with --force")
+        raise CommandError(f"{output} exists already: choose another {option}, or overwrite it with --force")
     if output.is_dir():
-        raise CommandError(f"{output} is a folder: name a file in it with --output")
+        raise CommandError(f"{output} is a folder: name a file in it with {option}")
     # Created before the key, since a key that can't be written is lost. A link at the path is replaced.
     unfinished = output.with_name(f".{output.name}.{secrets.token_hex(4)}.new")
     try:

@@ -23,12 +23,8 @@ from proxy.hub.store.directory import Changes
 from proxy.hub.store.engines.errors import InvalidError
 from proxy.hub.store.entities import Cluster, Mode, Snapshot
 from proxy.hub.store.roles import Role
-from proxy.kubernetes.manifests import (
-    NAMESPACE,
-    SERVICE_ACCOUNT,
-    ManifestError,
-    RelayManifest,
-)
+from proxy.kubernetes.cluster_role import NAMESPACE, SERVICE_ACCOUNT, ManifestError
+from proxy.kubernetes.manifests import RelayManifest
 from proxy.process.plural import counted
 
 

@@ -26,6 +26,7 @@ from proxy.process.config import Address
 from proxy.relay import config as relay_config
 from tests.fakes.terminal import on_terminal
 from tests.proxy.cli.admin.conftest import Hub
+from tests.proxy.cli.admin.terminal import at_a_terminal
 
 
 async def enrol(hub: Hub) -> None:
@@ -789,24 +790,6 @@ async def test_each_change_is_told_to_programs_too(hub: Hub) -> None:
     await hub.ok(*rule)
     [added] = [each["id"] for each in await hub.json("federation", "list")]
     assert (await hub.json("federation", "remove", added)) == {"removed": added}
-
-
-async def at_a_terminal(hub: Hub, *args: str) -> tuple[int, bytes, str]:
-    """Run `hawse admin ARGS` with a terminal as stdout. Returns status, terminal output and stderr."""
-    master, slave = os.openpty()
-    try:
-        command = [sys.executable, "-m", "hawse", "admin", *args]
-        env = {**os.environ, "HAWSE_HUB_DATA_DIR": str(hub.data.path)}
-        done = await trio.run_process(command, stdout=slave, capture_stderr=True, check=False, env=env)
-        os.set_blocking(master, False)
-        try:
-            shown = os.read(master, 64 * 1024)
-        except BlockingIOError:
-            shown = b""
-    finally:
-        os.close(slave)
-        os.close(master)
-    return done.returncode, shown, done.stderr.decode()
 
 
 async def test_no_private_key_is_printed_on_a_terminal_unless_that_is_said(hub: Hub) -> None:

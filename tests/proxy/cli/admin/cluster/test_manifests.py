@@ -9,7 +9,9 @@ from auth.keys import KeySet, SigningKey
 from proxy.cli.admin.cluster.manifests import dials_itself, rendered_manifests, rendered_role
 from proxy.cli.errors import CommandError
 from proxy.cli.output import Object
-from proxy.kubernetes.manifests import RelayManifest, cluster_role, relay_manifests, to_yaml
+from proxy.kubernetes.cluster_role import cluster_role
+from proxy.kubernetes.manifests import RelayManifest, relay_manifests
+from proxy.kubernetes.write_yaml import to_yaml
 from tests.proxy.cli.admin.conftest import Hub
 
 KEY = SigningKey.generate()

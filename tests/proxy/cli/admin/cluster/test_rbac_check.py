@@ -6,7 +6,7 @@ import attrs
 import pytest
 
 from proxy.cli.admin.cluster.rbac_check import Enrolled, Finding, Level, Object, examine
-from proxy.kubernetes.manifests import CLUSTER_ROLE, cluster_role
+from proxy.kubernetes.cluster_role import CLUSTER_ROLE, cluster_role
 
 ENROLLED = Enrolled(
     "prod",

@@ -1,0 +1,1 @@
+"""The program that makes README's pictures: `make pictures`."""
