@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 
 from proxy.hub.admin.actions.requests import Requests
 from proxy.hub.approvals.request import State
-from proxy.hub.calls.trail_watch import TrailWatch
+from proxy.hub.health.trail_watch import TrailWatch
 from proxy.hub.identity.enrol import EnrolmentEndpoint
 from proxy.hub.identity.replay_store import ReplayStore
 from proxy.hub.membership.members import Members

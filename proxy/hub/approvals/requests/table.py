@@ -31,6 +31,7 @@ from proxy.hub.store.engines.clock import Now
 from proxy.hub.store.engines.engine import Location
 from proxy.hub.store.engines.errors import NotFoundError
 from proxy.hub.store.engines.open_requests import IS_OPEN, OPEN, ROLLED_BACK, cancel_open_requests
+from proxy.hub.store.migrations import postgres_tables as p
 from proxy.hub.store.migrations import tables as t
 
 USES_RETURNED_MAX: Final = 10
@@ -244,8 +245,8 @@ class RequestsTable(Outbox):
         dead: sa.ColumnElement[bool] = _REQUESTS.hub_boot.in_(boots)
         with self._moving() as moves:
             if moves.connection.dialect.name == "postgresql":
-                running = sa.select(t.hubs.c.boot).where(t.hubs.c.state.in_(["serving", "leaving"]))
-                dead = ~sa.exists(running.where(t.hubs.c.boot == _REQUESTS.hub_boot))
+                running = sa.select(p.hubs.c.boot).where(p.hubs.c.state.in_(["serving", "leaving"]))
+                dead = ~sa.exists(running.where(p.hubs.c.boot == _REQUESTS.hub_boot))
             using = sa.and_(IS_OPEN, _REQUESTS.state == State.USING, dead)
             values = {"ended_at": Now(), "because": HUB_ENDED}
             moves.many(State.USED, using, values, note=f"spent: {HUB_ENDED}")

@@ -17,7 +17,7 @@ import trio
 from click.testing import CliRunner, Result
 
 from audit.mask import Masks
-from audit.recorder import open_recorder
+from audit.recording.opening import open_recorder
 from audit.store import AuditStore
 from proxy.cli.admin import admin
 from proxy.hub.admin.actions.hub import Hubs

@@ -15,11 +15,12 @@ import pytest
 import trio
 from starlette.applications import Starlette
 
-from audit import recorder as recorder_module
 from audit.errors import AuditUnavailable
 from audit.reader import AuditReader
 from audit.record import Actor, ActorType, Event, Kind, Phase, utc
-from audit.recorder import Recorder, open_recorder
+from audit.recording import recorder as recorder_module
+from audit.recording.opening import open_recorder
+from audit.recording.recorder import Recorder
 from audit.store import AuditStore
 from auth.apikey import hash as hash_key
 from proxy.hub.admin.administration import ACTIONS, Action, Administration
