@@ -92,6 +92,12 @@ class RequestsTable(Outbox):
             now, database = clock_and_database(connection)
             return _find(connection, agent_id, plan, now, database)
 
+    def check_limits(self, agent_id: str, policy: str, rule: str) -> None:
+        """Raise TooManyRequestsError if the agent has too many requests; see Requests.check_limits."""
+        with self._read() as connection:
+            now, database = clock_and_database(connection)
+            check_limits(connection, agent_id, policy, rule, now=now, database=database)
+
     def get(self, request_id: str) -> Request:
         """Return a request; raises NotFoundError."""
         with self._read() as connection:
@@ -159,7 +165,7 @@ class RequestsTable(Outbox):
             moves.sweep(_REQUESTS.agent_id == new.agent_id)
             if (found := _find(connection, new.agent_id, new.plan, now, database)) is not None:
                 return found
-            check_limits(connection, new, now)
+            check_limits(connection, new.agent_id, new.policy, new.rule, now=now, database=database)
             request_id = secrets.token_hex(8)
             times = {"created_at": now, "changed_at": now, "expires_at": now + LIFE_S, "database": database}
             connection.execute(sa.insert(t.requests).values(**new_row(request_id, new), **times))
