@@ -40,7 +40,12 @@ DENIED_S: Final = 600.0
 USED_S: Final = 10.0
 """How long other calls with the plan of a used grant open nothing."""
 VIEW_KEPT_S: Final = 7 * 24 * 3600.0
-"""How long a view is kept after its request's end."""
+"""How long a view is kept after its request's end, if a person has acted on the request."""
+UNDECIDED_KEPT_S: Final = 24 * 3600.0
+"""The same for a request that has expired or was cancelled undecided: an agent alone can open 20 of these an
+hour, with 256 KiB each."""
+VIEWS_MAX: Final = 50
+"""Views that a statement deletes, of 256 KiB each. Other writers on SQLite wait meanwhile."""
 ROW_KEPT_S: Final = 90 * 24 * 3600.0
 """How long the rest of the row is kept. The trail has its own retention."""
 HUB_ENDED: Final = "the hub that used it has ended"
@@ -266,24 +271,29 @@ class RequestsTable(Outbox):
         """Delete what was shown long ago, old rows, and webhooks that could not be sent."""
         with self._read() as connection:
             now, _ = clock_and_database(connection)
-        old = sa.and_(_REQUESTS.ended_at < now - VIEW_KEPT_S, _REQUESTS.view != "")
+        undecided = sa.and_(
+            _REQUESTS.state.in_([State.EXPIRED, State.CANCELLED]), _REQUESTS.decided_at.is_(None)
+        )
+        old = sa.and_(
+            _REQUESTS.ended_at < now - UNDECIDED_KEPT_S,
+            sa.or_(undecided, _REQUESTS.ended_at < now - VIEW_KEPT_S),
+            _REQUESTS.view != "",
+        )
         # The effect of a collection is as large as a view. Ended requests compare none.
         clear = sa.update(t.requests).values(view="", summary="", target="", effect="")
-        self._in_batches(lambda ids: clear.where(_REQUESTS.id.in_(ids)), old)
+        self._in_batches(clear, old, VIEWS_MAX)
         gone = _REQUESTS.ended_at < now - ROW_KEPT_S
-        self._in_batches(lambda ids: sa.delete(t.requests).where(_REQUESTS.id.in_(ids)), gone)
+        self._in_batches(sa.delete(t.requests), gone, BATCH_MAX)
         with self._note() as connection:
             drop_old(connection)
 
-    def _in_batches(
-        self,
-        statement: Callable[[sa.Select[tuple[str]]], sa.Update | sa.Delete],
-        which: sa.ColumnElement[bool],
-    ) -> None:
+    def _in_batches(self, statement: sa.Update | sa.Delete, which: sa.ColumnElement[bool], most: int) -> None:
         while True:
             with self._note() as connection:
-                if connection.execute(statement(batch(which))).rowcount < BATCH_MAX:
-                    return
+                if ids := batch(connection, which, most):
+                    connection.execute(statement.where(_REQUESTS.id.in_(ids)))
+            if len(ids) < most:
+                return
 
     @contextmanager
     def _moving(self) -> Iterator[Moves]:
