@@ -13,6 +13,8 @@ import trio
 from trio.testing import MockClock
 
 from audit.record import Event
+from proxy.exchange.http_server import EARLY_BYTES_MAX
+from proxy.exchange.received import FULL_POLL_S
 from proxy.hub.approvals.held.slots import FALLBACK_S, HELD_PER_AGENT_MAX
 from proxy.hub.approvals.preview.shapes import PreviewRefused, refusal_of
 from proxy.hub.approvals.request import State
@@ -117,6 +119,22 @@ async def test_a_client_that_leaves_is_not_served(bench: HeldBench) -> None:
     [closing] = await bench.hub.trail()
     assert closing["resp"]["processed"] == "no"
     assert closing["decision"]["effect"] == "ask"
+
+
+async def test_a_client_that_sends_more_than_is_read_and_leaves_is_not_served(
+    bench: HeldBench, mock_clock: MockClock
+) -> None:
+    async with asking(bench) as asked:
+        await asked.client.send_all(b"x" * (EARLY_BYTES_MAX + 1000))
+        await until_held(bench)
+        [live] = bench.hub.calls.live
+        asked.client.close_nowait()
+        while bench.held.parts.slots.count:
+            mock_clock.jump(FULL_POLL_S)
+            await step()
+        assert live.ended is None
+        assert mock_clock.current_time() < WAIT_S
+    assert bench.requests.states == [State.PENDING]
 
 
 async def test_a_client_that_leaves_in_the_pass_of_the_approval_is_not_served(bench: HeldBench) -> None:
