@@ -51,6 +51,10 @@ class FakeRequests:
     """Set: a use waits for it, as for a slow commit."""
     uses: int = 0
     """How many have waited for it."""
+    steps: int = 0
+    """How often the store was read or written."""
+    on_step: Callable[[int], object] = bool
+    """Called before each, with its number."""
     _events: dict[str, trio.Event] = attrs.Factory(dict)
 
     # -- for the test
@@ -122,6 +126,8 @@ class FakeRequests:
 
     async def _answer(self) -> None:
         await trio.lowlevel.checkpoint()
+        self.steps += 1
+        self.on_step(self.steps)
         if self.away:
             raise StoreUnavailableError("the database is away")
 

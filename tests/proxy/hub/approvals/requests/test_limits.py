@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -47,6 +50,27 @@ def test_an_agent_has_twenty_open_requests_at_all_hubs(database: Location) -> No
         opens(other, new_request(snapshot, 99, "robot1"))
         assert table.end(first[0].id, State.CANCELLED, "the policy allows it")
         opens(other, new_request(snapshot, 99))
+
+
+def test_hubs_that_open_at_once_keep_the_limit(database: Location) -> None:
+    """All of them find room before their previews."""
+    snapshot = populate(database)
+    with ExitStack() as stack:
+        hubs = [stack.enter_context(opened(database, f"boot-{number}")) for number in range(4)]
+        for number in range(OPEN_MAX - 2):
+            hubs[0].open(new_request(snapshot, number), serves="")
+        for hub in hubs:
+            hub.check_limits(new_request(snapshot).agent_id, "shop", "risky")
+
+        def opens_another(number: int) -> bool:
+            try:
+                hubs[number].open(new_request(snapshot, OPEN_MAX + number), serves="")
+            except TooManyRequestsError:
+                return False
+            return True
+
+        with ThreadPoolExecutor(len(hubs)) as pool:
+            assert sum(pool.map(opens_another, range(len(hubs)))) == 2
 
 
 def test_requests_that_no_longer_count_are_not_open_also_before_a_sweep(database: Location) -> None:

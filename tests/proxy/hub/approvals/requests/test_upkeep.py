@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from proxy.hub.approvals.requests import table as requests_table
 from proxy.hub.approvals.requests.table import ROW_KEPT_S, UNDECIDED_KEPT_S, RequestsTable
 from proxy.hub.approvals.view import View
 from proxy.hub.store.engines.engine import Location
+from proxy.hub.store.engines.postgres_address import PostgresAddress
 from tests.fakes.databases import run
 from tests.proxy.hub.approvals.requests.bench import new_request, opened, populate, wait
 
@@ -79,6 +81,43 @@ def test_a_statement_that_deletes_changes_a_batch_of_requests(
     # The views, and the rows.
     assert changed == [BATCH, BATCH, 1] * 2
     assert run(database, "select count(*) from requests") == [(0,)]
+
+
+def test_hubs_that_tidy_at_once_end_and_delete_each_request_once(
+    database: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ExitStack() as stack:
+        hubs = [stack.enter_context(opened(database, f"boot-{number}")) for number in range(4)]
+        overdue(database, monkeypatch, hubs[0])
+        ids = {moved.request.id for moved in hubs[0].committed}
+        hubs[0].committed.clear()
+        with ThreadPoolExecutor(len(hubs)) as pool:
+            for _ in range(3):
+                list(pool.map(RequestsTable.sweep, hubs))
+            ended = [moved.request.id for hub in hubs for moved in hub.committed]
+            assert (len(ended), {*ended}) == (len(ids), ids)
+            wait(database, ROW_KEPT_S + LIFE_S)
+            list(pool.map(RequestsTable.tidy, hubs))
+    assert run(database, "select count(*) from requests") == [(0,)]
+
+
+def test_a_request_that_another_hub_changes_is_left_to_it(
+    in_postgres: PostgresAddress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(in_postgres) as table:
+        overdue(in_postgres, monkeypatch, table)
+        table.committed.clear()
+        engine = sa.create_engine(sa.make_url(in_postgres.url).set(drivername="postgresql+psycopg"))
+        with engine.begin() as other:
+            [held] = other.execute(sa.text("select id from requests limit 1 for update")).one()
+            for _ in range(3):
+                # It waits for none.
+                table.sweep()
+        engine.dispose()
+        assert held not in {moved.request.id for moved in table.committed}
+        assert len(table.committed) == 2 * BATCH
+        table.sweep()
+        assert table.committed[-1].request.id == held
 
 
 @contextmanager
