@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Final, TypeAlias
 
 import attrs
@@ -112,6 +113,21 @@ def batch(connection: sa.Connection, where: sa.ColumnElement[bool], most: int) -
     # the UPDATE, PostgreSQL may run this once for each row, and then locks all of them.
     query = sa.select(_REQUESTS.id).where(where).limit(most).with_for_update(skip_locked=True)
     return connection.scalars(query).all()
+
+
+def change_in_batches(
+    write: Callable[[], AbstractContextManager[sa.Connection]],
+    change: sa.Update | sa.Delete,
+    where: sa.ColumnElement[bool],
+    most: int,
+) -> None:
+    """Change all rows that meet a condition, and no longer do then, in transactions of so many rows."""
+    while True:
+        with write() as connection:
+            if ids := batch(connection, where, most):
+                connection.execute(change.where(_REQUESTS.id.in_(ids)))
+        if len(ids) < most:
+            return
 
 
 def announce(connection: sa.Connection) -> None:

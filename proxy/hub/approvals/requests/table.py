@@ -24,7 +24,7 @@ import sqlalchemy as sa
 from proxy.hub.approvals.request import LIFE_S, NewRequest, Request, State
 from proxy.hub.approvals.requests.errors import refusal_of
 from proxy.hub.approvals.requests.limits import check_limits
-from proxy.hub.approvals.requests.moves import BATCH_MAX, RETURNED, Moved, Moves, announce, batch
+from proxy.hub.approvals.requests.moves import BATCH_MAX, RETURNED, Moved, Moves, announce, change_in_batches
 from proxy.hub.approvals.requests.outbox import OPENED, Outbox, clock_and_database, drop_old
 from proxy.hub.approvals.requests.rows import LIGHT, Row, effective, new_row, request_of, storable
 from proxy.hub.store.engines.clock import Now
@@ -281,19 +281,11 @@ class RequestsTable(Outbox):
         )
         # The effect of a collection is as large as a view. Ended requests compare none.
         clear = sa.update(t.requests).values(view="", summary="", target="", effect="")
-        self._in_batches(clear, old, VIEWS_MAX)
+        change_in_batches(self._note, clear, old, VIEWS_MAX)
         gone = _REQUESTS.ended_at < now - ROW_KEPT_S
-        self._in_batches(sa.delete(t.requests), gone, BATCH_MAX)
+        change_in_batches(self._note, sa.delete(t.requests), gone, BATCH_MAX)
         with self._note() as connection:
             drop_old(connection)
-
-    def _in_batches(self, statement: sa.Update | sa.Delete, which: sa.ColumnElement[bool], most: int) -> None:
-        while True:
-            with self._note() as connection:
-                if ids := batch(connection, which, most):
-                    connection.execute(statement.where(_REQUESTS.id.in_(ids)))
-            if len(ids) < most:
-                return
 
     @contextmanager
     def _moving(self) -> Iterator[Moves]:

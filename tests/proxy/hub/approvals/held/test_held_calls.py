@@ -13,8 +13,6 @@ import trio
 from trio.testing import MockClock
 
 from audit.record import Event
-from proxy.exchange.http_server import EARLY_BYTES_MAX
-from proxy.exchange.received import FULL_POLL_S
 from proxy.hub.approvals.held.slots import FALLBACK_S, HELD_PER_AGENT_MAX
 from proxy.hub.approvals.preview.shapes import PreviewRefused, refusal_of
 from proxy.hub.approvals.request import State
@@ -119,22 +117,6 @@ async def test_a_client_that_leaves_is_not_served(bench: HeldBench) -> None:
     [closing] = await bench.hub.trail()
     assert closing["resp"]["processed"] == "no"
     assert closing["decision"]["effect"] == "ask"
-
-
-async def test_a_client_that_sends_more_than_is_read_and_leaves_is_not_served(
-    bench: HeldBench, mock_clock: MockClock
-) -> None:
-    async with asking(bench) as asked:
-        await asked.client.send_all(b"x" * (EARLY_BYTES_MAX + 1000))
-        await until_held(bench)
-        [live] = bench.hub.calls.live
-        asked.client.close_nowait()
-        while bench.held.parts.slots.count:
-            mock_clock.jump(FULL_POLL_S)
-            await step()
-        assert live.ended is None
-        assert mock_clock.current_time() < WAIT_S
-    assert bench.requests.states == [State.PENDING]
 
 
 async def test_a_client_that_leaves_in_the_pass_of_the_approval_is_not_served(bench: HeldBench) -> None:
@@ -437,32 +419,6 @@ async def test_a_preview_that_fails_is_the_answer_and_opens_nothing(bench: HeldB
     # An API server may quote a body, which the trail never holds.
     assert conflict["note"] == "the API server refuses what the call would do with 409"
     assert guarded["decision"] == {"effect": "deny", "rule": "no-secrets", "policy": "relay-guardrails"}
-
-
-async def test_an_agent_above_a_limit_costs_the_cluster_no_preview(bench: HeldBench) -> None:
-    bench.requests.over_limit = "this agent has 20 open requests for approval, and may have 20"
-    async with asking(bench) as asked:
-        await asked.refused("has 20 open requests for approval", 429)
-    assert bench.previews.made == 0
-    # What it has asked for already is served.
-    bench.requests.over_limit = ""
-    async with asking(bench) as asked:
-        await until_held(bench)
-        bench.requests.over_limit = "this agent has 20 open requests for approval, and may have 20"
-        bench.requests.approve()
-        await answer(bench, asked)
-        assert asked.status == 200
-
-
-async def test_an_agent_that_comes_above_a_limit_during_its_preview_is_refused(bench: HeldBench) -> None:
-    def reach() -> None:
-        bench.requests.over_limit = "this agent has 20 open requests for approval, and may have 20"
-
-    bench.previews.meanwhile = reach
-    async with asking(bench) as asked:
-        await asked.refused("has 20 open requests for approval", 429)
-    assert bench.previews.made == 1
-    assert not bench.requests.found
 
 
 async def test_a_store_that_is_away_refuses_the_call(bench: HeldBench) -> None:

@@ -1,16 +1,21 @@
-"""A held call whose store fails, or whose client leaves, at each of its steps."""
+"""A held call whose store fails, whose agent is above a limit, or whose client leaves, step by step."""
 
 from __future__ import annotations
 
 import pytest
+from trio.testing import MockClock
 
+from proxy.exchange.http_server import EARLY_BYTES_MAX
+from proxy.exchange.received import FULL_POLL_S
 from proxy.hub.approvals.request import State
-from tests.proxy.hub.approvals.held.asking import Asked, answer, asking, step, until_state
+from tests.proxy.hub.approvals.held.asking import Asked, answer, asking, step, until_held, until_state
 from tests.proxy.hub.approvals.held.fakes import HeldBench
 
 # Before the preview the request is looked for, and the limits; after it both again, as the request is opened.
 # The approved request is read, and used.
 STEPS = 6
+ABOVE = "this agent has 20 open requests for approval, and may have 20"
+WAIT_S = 45.0
 pytestmark = pytest.mark.parametrize("bench", ["without a task"], indirect=True)
 
 
@@ -79,3 +84,45 @@ async def test_a_client_that_leaves_at_a_step_is_not_served(bench: HeldBench, le
     assert State.USED not in bench.requests.states
     events = await bench.hub.trail()
     assert [event["resp"]["processed"] for event in events if event["phase"] == "complete"] == ["no"]
+
+
+async def test_a_client_that_sends_more_than_is_read_and_leaves_is_not_served(
+    bench: HeldBench, mock_clock: MockClock
+) -> None:
+    async with asking(bench) as asked:
+        await asked.client.send_all(b"x" * (EARLY_BYTES_MAX + 1000))
+        await until_held(bench)
+        [live] = bench.hub.calls.live
+        asked.client.close_nowait()
+        while bench.held.parts.slots.count:
+            mock_clock.jump(FULL_POLL_S)
+            await step()
+        assert live.ended is None
+        assert mock_clock.current_time() < WAIT_S
+    assert bench.requests.states == [State.PENDING]
+
+
+async def test_an_agent_above_a_limit_costs_the_cluster_no_preview(bench: HeldBench) -> None:
+    bench.requests.over_limit = ABOVE
+    async with asking(bench) as asked:
+        await asked.refused("has 20 open requests for approval", 429)
+    assert bench.previews.made == 0
+    # What it has asked for already is served.
+    bench.requests.over_limit = ""
+    async with asking(bench) as asked:
+        await until_held(bench)
+        bench.requests.over_limit = ABOVE
+        bench.requests.approve()
+        await answer(bench, asked)
+        assert asked.status == 200
+
+
+async def test_an_agent_that_comes_above_a_limit_during_its_preview_is_refused(bench: HeldBench) -> None:
+    def reach() -> None:
+        bench.requests.over_limit = ABOVE
+
+    bench.previews.meanwhile = reach
+    async with asking(bench) as asked:
+        await asked.refused("has 20 open requests for approval", 429)
+    assert bench.previews.made == 1
+    assert not bench.requests.found
