@@ -40,7 +40,7 @@ from proxy.hub.home.trails import open_search
 from proxy.hub.relays.operations import OtherHubs, RelayInfo, SessionInfo
 from proxy.hub.store.directory import Directory, open_directory
 from proxy.process.config import Address
-from tests.fakes.decided import FakeRequests
+from tests.fakes.requests import FakeRequests
 
 
 async def run_in_thread(data_dir: Path, job: Job, tell: Callable[[Progress], None]) -> Outcome:

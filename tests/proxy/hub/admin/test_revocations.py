@@ -40,7 +40,7 @@ from proxy.hub.store.store import Store
 from tests.audit.events import call as audited_call
 from tests.fakes.admin import PEPPER, TOKEN, FakeOperations, FakeSessions, FakeWork
 from tests.fakes.asgi import Reply, call
-from tests.fakes.decided import FakeRequests
+from tests.fakes.requests import FakeRequests
 
 NOW = 1_800_000_000.0
 
