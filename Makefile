@@ -33,9 +33,10 @@ MCP := .venv-mcp
 # The first is for yamux, the rest for remotedialer, if GO_SOURCES has a checkout of it.
 GO_LIBRARIES := $(addsuffix -dev,$(addprefix golang-github-,hashicorp-yamux gorilla-websocket sirupsen-logrus \
 	pkg-errors prometheus-client-golang))
-# Test processes. More than the cores: for a good third of their time they wait, for what they have started or for time
-# to pass. Neighbours stay with one of them (worksteal), so that what a module starts for its tests is started once.
-JOBS ?= $(shell echo $$(($$(nproc) * 3 / 2)))
+# Test processes. More than the cores: for a good part of their time they wait, for what they have started or for time
+# to pass. Each takes ten seconds of a core to collect the tests, so there are not many more. Neighbours stay with one of
+# them (worksteal), so that what a module starts for its tests is started once.
+JOBS ?= $(shell echo $$(($$(nproc) * 2)))
 FAULTS_POSTGRES = $(wildcard tests/faults/test_postgres_*.py)
 FAULTS_HUBS = $(wildcard tests/faults/test_hubs_*.py)
 FAULTS = tests/faults $(addprefix --ignore=,$(FAULTS_POSTGRES) $(FAULTS_HUBS))
