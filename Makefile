@@ -69,7 +69,8 @@ $(DEMO_STAMP): requirements.lock pyproject.toml proxy/agent/hawse-credential dep
 
 $(STAMP): $(DEMO_STAMP)
 	@echo "installing the other locked packages into $(VENV) (about half a minute, once) ..."
-	@$(PIP_INSTALL) --require-hashes -r requirements.lock
+	@# Of 7,400 modules most are never imported: bytecode comes with the first import here, too.
+	@$(PIP_INSTALL) --no-compile --require-hashes -r requirements.lock
 	@touch $@
 
 $(POSTGRES_STAMP): $(DEMO_STAMP)
