@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from auth.policy.text import Source
 from proxy.hub.store.federation import NewIssuer
@@ -64,22 +64,33 @@ spec:
   - {id: odd, effect: deny, verbs: [write], resources: [odd], reason: "</pre><script>alert(1)</script>"}
   - {id: asks, effect: ask, verbs: [patch], ask: {approvers: ["<script>alert(1)</script>"]}}
 """
+DAY_S = 86_400.0
 ISSUER = "https://token.actions.githubusercontent.com"
 
 
-def fill_rules(store: Store, agents: Sequence[str], *, hostile: bool) -> None:
-    """Write some versions of policies, and what one agent and one cluster have besides."""
-    store.apply_policies([Source(READERS.replace("no-secrets", "no-secret").replace("[read]", "[get]"))])
-    store.apply_policies([Source(MIGRATIONS)])
-    store.apply_policies([Source(READERS)])
-    store.switch_rules("guard", ["secrets"], enabled=True)
+def rules(agents: Sequence[str], *, hostile: bool) -> Iterator[tuple[float, Callable[[Store], object]]]:
+    """Yield changes, each with how long ago it was made (s).
+
+    They make some versions of policies, and what one agent has besides.
+    """
+    older = READERS.replace("no-secrets", "no-secret").replace("[read]", "[get]")
+    yield 16 * DAY_S + 3011, lambda store: store.apply_policies([Source(older)])
+    yield 9 * DAY_S + 12_007, lambda store: store.apply_policies([Source(MIGRATIONS)])
+    yield 2 * DAY_S + 7_212, lambda store: store.apply_policies([Source(READERS)])
+    yield 5 * 3600 + 44, lambda store: store.switch_rules("guard", ["secrets"], enabled=True)
     if hostile:
-        store.apply_policies([Source(OF_HOSTILE_NAMES)])
-    claims = {"repository_id": "74219042", "ref": "refs/heads/main"}
-    store.add_federation(
-        agents[0], NewIssuer(ISSUER), audience="https://hub.example", claims=claims, mutable=True
+        yield 3600, lambda store: store.apply_policies([Source(OF_HOSTILE_NAMES)])
+    yield (
+        0,
+        lambda store: store.add_federation(
+            agents[0],
+            NewIssuer(ISSUER),
+            audience="https://hub.example",
+            claims={"repository_id": "74219042", "ref": "refs/heads/main"},
+            mutable=True,
+        ),
     )
-    store.add_code(agents[0], "h" * 64)
+    yield 0, lambda store: store.add_code(agents[0], "h" * 64)
 
 
 # The result of a simulation.
