@@ -93,6 +93,41 @@ def rules(agents: Sequence[str], *, hostile: bool) -> Iterator[tuple[float, Call
     yield 0, lambda store: store.add_code(agents[0], "h" * 64)
 
 
+CHANGES = [
+    {
+        "change": "newly denied",
+        "count": 41,
+        "agent": "deploy-bot",
+        "cluster": "prod-eu-1",
+        "verb": "get",
+        "resource": "configmaps",
+        "namespace": "shop",
+        "rule_before": "granted/all",
+        "rule_after": "payments-readers/no-secrets",
+    },
+    {
+        "change": "newly asked",
+        "count": 2,
+        "agent": "deploy-bot",
+        "cluster": "prod-eu-1",
+        "verb": "delete",
+        "resource": "deployments.apps",
+        "namespace": "shop",
+        "rule_before": "granted/all",
+        "rule_after": "payments-readers/risky",
+    },
+    {
+        "change": "newly allowed",
+        "count": 3,
+        "agent": "oncall-helper",
+        "cluster": "staging",
+        "verb": "create",
+        "resource": "pods/exec",
+        "namespace": "",
+        "rule_before": "no-rule-allows",
+        "rule_after": "payments-readers/shell",
+    },
+]
 # The result of a simulation.
 SIMULATED: dict[str, object] = {
     "since": "2027-01-14T08:00:00Z",
@@ -103,41 +138,7 @@ SIMULATED: dict[str, object] = {
     "newly_allowed": 3,
     "unknown": 2,
     "unreadable": 0,
-    "changes": [
-        {
-            "change": "newly denied",
-            "count": 41,
-            "agent": "deploy-bot",
-            "cluster": "prod-eu-1",
-            "verb": "get",
-            "resource": "configmaps",
-            "namespace": "shop",
-            "rule_before": "granted/all",
-            "rule_after": "payments-readers/no-secrets",
-        },
-        {
-            "change": "newly asked",
-            "count": 2,
-            "agent": "deploy-bot",
-            "cluster": "prod-eu-1",
-            "verb": "delete",
-            "resource": "deployments.apps",
-            "namespace": "shop",
-            "rule_before": "granted/all",
-            "rule_after": "payments-readers/risky",
-        },
-        {
-            "change": "newly allowed",
-            "count": 3,
-            "agent": "oncall-helper",
-            "cluster": "staging",
-            "verb": "create",
-            "resource": "pods/exec",
-            "namespace": "",
-            "rule_before": "no-rule-allows",
-            "rule_after": "payments-readers/shell",
-        },
-    ],
+    "changes": CHANGES,
     "missing": [],
     "diff": [
         {
@@ -160,3 +161,10 @@ SIMULATED: dict[str, object] = {
         }
     ],
 }
+
+
+def simulated(texts: Sequence[str]) -> dict[str, object]:
+    """Return the result of a simulation, with these texts in its rows if there are any."""
+    chosen = ("agent", "cluster", "verb", "resource", "namespace", "rule_before", "rule_after")
+    rows = [dict.fromkeys(chosen, text) | {"change": "newly denied", "count": 1} for text in texts]
+    return {**SIMULATED, "changes": [*CHANGES, *rows]}

@@ -13,6 +13,7 @@ from proxy.console.app import ROUTES
 from sandbox.demo.processes import Daemons, free_port
 from tests.console.browser.chromium import Chromium
 from tests.console.browser.tab import LOOKS, Tab, new_tab
+from tests.console.fleet_data import OF_HOSTILE_NAMES, READERS
 
 
 def request(number: int) -> str:
@@ -29,7 +30,13 @@ SCREENS = {
     "/requests/{id}/revoke": [f"{request(7)}/revoke", f"{request(13)}/revoke"],
     "/calls": ["/calls", "/calls?agent=deploy-bot"],
     "/calls/end": ["/calls/end?agent=deploy-bot", "/calls/end?id=ended"],
-    "/audit": ["/audit", "/audit?status=4xx&q=pods", "/audit?q=nothing+has+this", "/audit?since=never"],
+    "/audit": [
+        "/audit",
+        "/audit?follow=1",
+        "/audit?status=4xx&q=pods",
+        "/audit?q=nothing+has+this",
+        "/audit?since=never",
+    ],
     "/audit/{eid}": ["EVENT", "/audit/none"],
     "/decision": [
         "/decision",
@@ -146,6 +153,31 @@ def test_a_hostile_text_is_only_a_text(hubs: Hubs, chromium: Chromium, path: str
         show(tab, path)
         assert tab.page.locator("main img, main [style], main script, main [onerror]").count() == 0
         tab.inspect([PHONE_IN_DARK])
+        tab.check()
+
+
+@pytest.mark.parametrize("kind", ["usual", "hostile"])
+def test_a_screen_that_a_form_leads_to_has_no_violation(hubs: Hubs, chromium: Chromium, kind: str) -> None:
+    texts = [
+        OF_HOSTILE_NAMES.replace("[write]", "[read]"),
+        READERS.replace("effect: deny", "effect: <script>alert(1)</script>\u202e"),
+    ]
+    with new_tab(chromium.browser, hubs.origin(kind)) as tab:
+        for text, button, found in (
+            (texts[0], "Check", ".changed"),
+            (texts[1], "Check", ".atline"),
+            (READERS, "Simulate", ".verdict"),
+        ):
+            tab.open("/policy-check")
+            tab.page.locator("textarea").fill(text)
+            tab.page.get_by_role("button", name=button, exact=True).click()
+            tab.page.locator(found).first.wait_for()
+            assert tab.page.locator("main img, main [style], main script, main [onerror]").count() == 0
+            tab.inspect()
+        tab.open("/agents/deploy-bot/code")
+        tab.page.get_by_role("button", name="Make the code").click()
+        tab.page.locator("main", has_text="hwc_").wait_for()
+        tab.inspect()
         tab.check()
 
 
