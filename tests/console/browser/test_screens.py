@@ -192,6 +192,33 @@ def test_a_filter_of_rows_says_how_many_match(hubs: Hubs, chromium: Chromium) ->
         tab.check()
 
 
+def test_the_pages_are_used_by_keyboard(hubs: Hubs, chromium: Chromium) -> None:
+    with new_tab(chromium.browser, hubs.origin("usual")) as tab:
+        keys, focused = tab.page.keyboard, tab.page.locator(":focus")
+        tab.open("/")
+        keys.press("Tab")
+        assert focused.inner_text() == "Skip to the content"
+        keys.press("Enter")
+        keys.press("Tab")
+        # The first link below the heading, and not one of the navigation.
+        assert focused.evaluate("element => element.closest('main') !== null")
+        keys.press("g")
+        keys.press("l")
+        tab.page.wait_for_url(f"{tab.origin}/calls")
+        end = tab.page.get_by_role("link", name="End").first
+        end.focus()
+        assert focused.evaluate("element => getComputedStyle(element).outlineStyle") != "none"
+        keys.press("Enter")
+        tab.page.get_by_role("dialog").wait_for()
+        # It begins in its field, and leads back to where it was asked for.
+        keys.type("too long")
+        assert tab.page.get_by_label("Reason").input_value() == "too long"
+        keys.press("Escape")
+        tab.page.get_by_role("dialog").wait_for(state="hidden")
+        assert focused.get_attribute("href") == end.get_attribute("href")
+        tab.check()
+
+
 def test_a_table_fits_a_tablet(hubs: Hubs, chromium: Chromium) -> None:
     with new_tab(chromium.browser, hubs.origin("usual")) as tab:
         for path in ("/calls", "/agents", "/clusters/staging"):
