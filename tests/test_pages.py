@@ -202,6 +202,15 @@ def test_each_command_and_each_option_of_a_page_exists(name: str) -> None:
     assert {each: wrong for each in shown if (wrong := unknown(each))} == {}
 
 
+def test_the_map_of_contributing_has_each_folder() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    mapped = set(re.findall(r"\[[a-z/]+\]\(([a-z/]+)/\)", page))
+    found = {path.parent for path in ROOT.glob("[a-z]*/__init__.py") if path.parent.name != "proxy"}
+    for above in ("tunnel", "auth", "audit", "proxy", "proxy/hub", "deploy", "docs"):
+        found |= {path.parent for path in (ROOT / above).glob("*/__init__.py")}
+    assert {str(folder.relative_to(ROOT)) for folder in found} - mapped == set()
+
+
 def test_each_target_of_make_that_a_page_names_exists() -> None:
     targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = set()
