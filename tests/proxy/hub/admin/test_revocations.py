@@ -15,11 +15,12 @@ import pytest
 import trio
 from starlette.applications import Starlette
 
-from audit import recorder as recorder_module
 from audit.errors import AuditUnavailable
 from audit.reader import AuditReader
 from audit.record import Actor, ActorType, Event, Kind, Phase, utc
-from audit.recorder import Recorder, open_recorder
+from audit.recording import recorder as recorder_module
+from audit.recording.opening import open_recorder
+from audit.recording.recorder import Recorder
 from audit.store import AuditStore
 from auth.apikey import hash as hash_key
 from proxy.hub.admin.administration import ACTIONS, Action, Administration
@@ -39,7 +40,7 @@ from proxy.hub.store.store import Store
 from tests.audit.events import call as audited_call
 from tests.fakes.admin import PEPPER, TOKEN, FakeOperations, FakeSessions, FakeWork
 from tests.fakes.asgi import Reply, call
-from tests.fakes.decided import FakeRequests
+from tests.fakes.requests import FakeRequests
 
 NOW = 1_800_000_000.0
 
@@ -287,7 +288,7 @@ async def test_with_both_down_the_entry_stays_until_both_have_it(hub: Hub) -> No
         assert "until the trail and store can take it" in told["notice"]
         hub.trail_up()
         await hub.until(lambda: hub.recorder.healthy)
-        assert len(hub.rows()) == 1
+        await hub.until(lambda: len(hub.rows()) == 1)
         # The store has no other change either.
         assert (await hub.ask("POST", "/v1/agents/robot/unlock")).status == 503
         assert len(hub.reserve.entries()) == 1
@@ -383,7 +384,7 @@ async def test_what_is_refused_leaves_no_entry_that_is_carried_out_later(hub: Hu
     assert (await hub.ask("POST", "/v1/agents/nobody/lock")).status == 404
     hub.trail_up()
     await hub.until(lambda: hub.recorder.healthy)
-    assert hub.reserve.entries() == []
+    await hub.until(lambda: hub.reserve.entries() == [] != hub.rows())
     [row] = hub.rows()
     assert (row["resp"]["status"], row["phase"]) == (404, "complete")
 
