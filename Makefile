@@ -55,9 +55,9 @@ FAST = $(IN_MEMORY) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not 
 .PHONY: help demo test image image-lock test-image screenshots pictures test-tls test-long test-clients test-mcp faults faults-postgres faults-hubs e2e lint lint-types lint-async lint-rest format lock clean setup bench bench-calls bench-gate bench-readme bench-scaling bench-peers bench-go fuzz
 
 help: ## show this list
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 17
 
-setup: $(STAMP) ## make the virtual environment (every other target does it by itself)
+setup: $(STAMP) ## make the virtual environment (other targets do so as well)
 
 # Before `requirements.lock` as a whole, so that there is one place that makes the environment and installs Hawse into it.
 $(DEMO_STAMP): requirements.lock pyproject.toml proxy/agent/hawse-credential deploy/lock_subset.py deploy/package_page.py
@@ -89,69 +89,69 @@ $(DIST_STAMP): $(DEMO_STAMP)
 	@$(PIP_INSTALL) --no-compile --require-hashes -r $@.lock
 	@touch $@
 
-demo: $(DEMO_STAMP) $(if $(findstring postgres,$(ARGS))$(findstring --hubs,$(ARGS)),$(POSTGRES_STAMP)) ## run hub, relay and a sandbox cluster, and a scripted kubectl session
+demo: $(DEMO_STAMP) $(if $(findstring postgres,$(ARGS))$(findstring --hubs,$(ARGS)),$(POSTGRES_STAMP)) ## a hub, a relay, a sandbox cluster and a scripted kubectl
 	@exec $(BIN)/python -m sandbox.demo $(ARGS)
 
 test: $(STAMP) lint ## lint and the fast tests
 	$(FAST)
 
 .PHONY: charts charts-rendered
-charts: $(STAMP) $(CLIENTS)/.programs ## package the relay's chart into dist/, after its tests with Helm 3 and 4 (needs Linux on x86-64)
+charts: $(STAMP) $(CLIENTS)/.programs ## test the chart with Helm 3 and 4, and package it (x86-64)
 	HAWSE_TEST_HELM=$(CURDIR)/$(CLIENTS) $(BIN)/python -m pytest --timeout 300 tests/deploy/charts
 	@$(BIN)/python -m deploy.charts
 	@exec $(BIN)/python -m deploy.release --sums
 
-charts-rendered: $(STAMP) $(CLIENTS)/.programs ## after a change of the chart: write what Helm renders of it, for the tests without Helm
+charts-rendered: $(STAMP) $(CLIENTS)/.programs ## write what Helm renders of the chart, for tests without Helm
 	$(BIN)/python -m tests.deploy.charts.rendered $(CLIENTS)/helm-4
 
-screenshots: $(STAMP) ## write the pictures of the console into docs/images (needs Chromium)
+screenshots: $(STAMP) ## draw the pictures of the console in docs/images (Chromium)
 	$(BIN)/python -m tests.console.browser.screenshots $(ARGS)
 
-pictures: $(DEMO_STAMP) ## write README's pictures into docs/images: a request's way, and a run of the demo
+pictures: $(DEMO_STAMP) ## draw README's pictures in docs/images: a request, the demo
 	@exec $(BIN)/python -m docs.pictures
 
-image: $(DEMO_STAMP) ## build the images into dist/: TARGET=relay|hub|both, ARCH=amd64|arm64 (needs apt-get and dpkg)
+image: $(DEMO_STAMP) ## build images: TARGET=relay|hub|both ARCH=amd64|arm64 (Debian)
 	@$(BIN)/python -m deploy.image --target $(TARGET) --arch $(ARCH)
 	@exec $(BIN)/python -m deploy.release --sums
 
-image-lock: $(DEMO_STAMP) ## take the mirror's present versions of the images' Debian packages into the lock
+image-lock: $(DEMO_STAMP) ## take the mirror's present Debian packages into the lock
 	@exec $(BIN)/python -m deploy.image --lock
 
-test-image: $(STAMP) ## build both images twice, look into them, and run hub and relay in them (needs root)
+test-image: $(STAMP) ## build both images twice, look into them, run them (root)
 	@$(MAKE) --no-print-directory image TARGET=both ARCH=amd64
 	HAWSE_TEST_IMAGE=$(CURDIR)/dist $(BIN)/python -m pytest --timeout 900 tests/deploy/image
 
 .PHONY: dist
-dist: $(DIST_STAMP) ## build wheel, source distribution, bill of materials and SHA256SUMS of the commit into dist/
+dist: $(DIST_STAMP) ## build wheel, source and bill of materials of the commit
 	@exec $(BIN)/python -m deploy.release
 
-test-tls: $(STAMP) ## TLS and what stands on it, for another Python: make test-tls PYTHON=python3.14 VENV=.venv-3.14
+test-tls: $(STAMP) ## TLS by another Python: PYTHON=python3.14 VENV=.venv-3.14
 	$(FAST) tests/tunnel/net/test_tls.py tests/tunnel/net/test_tls_sessions.py \
 		tests/tunnel/net/test_connect.py tests/tunnel/websocket/test_upgrade.py tests/tunnel/websocket/test_peers.py
 
 test-long: $(STAMP) ## the tests that move gigabytes or take minutes
 	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest -m "long"
 
-faults: $(STAMP) ## the whole fault suite: cuts, black holes, restarts; figures in benchmarks/RESULTS.md (40 minutes)
+faults: $(STAMP) ## cuts, black holes, restarts, with figures (40 minutes)
 	@rm -f $(VENV)/faults.jsonl
 	HAWSE_FAULTS_FIGURES=$(CURDIR)/$(VENV)/faults.jsonl $(BIN)/python -m pytest $(FAULTS) -m alone --timeout 2400
 	HAWSE_FAULTS_FIGURES=$(CURDIR)/$(VENV)/faults.jsonl $(BIN)/python -m pytest -n 4 --dist worksteal $(FAULTS) -m "not alone" --timeout 2400
 	HAWSE_FAULTS_FIGURES=$(CURDIR)/$(VENV)/faults.jsonl $(BIN)/python -m pytest tests/system/test_planned_restarts.py -m long
 	$(BIN)/python -m tests.faults.figures $(VENV)/faults.jsonl faults benchmarks/RESULTS.md
 
-faults-postgres: $(STAMP) ## a PostgreSQL that is killed, stopped, cut off and full; figures in benchmarks/postgres/RESULTS.md (15 minutes)
+faults-postgres: $(STAMP) ## PostgreSQL killed, stopped, cut off and full (15 minutes)
 	@rm -f $(VENV)/faults-postgres.jsonl
 	HAWSE_FAULTS_FIGURES=$(CURDIR)/$(VENV)/faults-postgres.jsonl $(BIN)/python -m pytest $(FAULTS_POSTGRES)
 	$(BIN)/python -m tests.faults.figures $(VENV)/faults-postgres.jsonl faults-postgres benchmarks/postgres/RESULTS.md
 
-faults-hubs: $(STAMP) ## hubs that are killed, stopped, cut off and restarted; figures in benchmarks/hubs/RESULTS.md (25 minutes)
+faults-hubs: $(STAMP) ## several hubs killed, stopped and cut off (25 minutes)
 	@rm -f $(VENV)/faults-hubs.jsonl
 	@mkdir -p benchmarks/hubs
 	HAWSE_FAULTS_FIGURES=$(CURDIR)/$(VENV)/faults-hubs.jsonl $(BIN)/python -m pytest $(FAULTS_HUBS) -m alone
 	HAWSE_FAULTS_ROLLS=$(ROLLS) HAWSE_FAULTS_FIGURES=$(CURDIR)/$(VENV)/faults-hubs.jsonl $(BIN)/python -m pytest -n 4 --dist worksteal $(FAULTS_HUBS) -m "not alone"
 	$(BIN)/python -m tests.faults.figures $(VENV)/faults-hubs.jsonl faults-hubs benchmarks/hubs/RESULTS.md
 
-e2e: $(STAMP) ## against a disposable cluster: HAWSE_E2E_KUBECONFIG=admin.kubeconfig make e2e
+e2e: $(STAMP) ## HAWSE_E2E_KUBECONFIG=FILE make e2e: on a disposable cluster
 	@test -n "$$HAWSE_E2E_KUBECONFIG" || { echo "set HAWSE_E2E_KUBECONFIG to an administrator's kubeconfig of a disposable cluster"; exit 2; }
 	$(BIN)/python -m pytest tests/e2e --timeout 600
 
@@ -196,7 +196,7 @@ $(CLIENTS)/.installed: $(CLIENTS)/.programs $(addprefix tests/clients/node/,pack
 	npm ci --prefix $(CLIENTS)/node --ignore-scripts --no-audit --no-fund
 	@touch $@
 
-test-clients: $(STAMP) $(CLIENTS)/.installed ## approvals with kubectl 1.32 and 1.37, Helm 3 and 4, client-node (needs Linux on x86-64)
+test-clients: $(STAMP) $(CLIENTS)/.installed ## kubectl 1.32 and 1.37, Helm 3 and 4, client-node (x86-64)
 	HAWSE_TEST_CLIENTS=$(CURDIR)/$(CLIENTS) $(BIN)/python -m pytest tests/clients
 
 $(MCP)/.installed: $(addprefix tests/clients/mcp/,package.json package-lock.json) | $(STAMP)
@@ -205,7 +205,7 @@ $(MCP)/.installed: $(addprefix tests/clients/mcp/,package.json package-lock.json
 	npm ci --prefix $(MCP) --ignore-scripts --no-audit --no-fund
 	@touch $@
 
-test-mcp: $(STAMP) $(MCP)/.installed ## two MCP servers for Kubernetes, unmodified (needs Linux on x86-64)
+test-mcp: $(STAMP) $(MCP)/.installed ## two MCP servers for Kubernetes, unmodified (x86-64)
 	HAWSE_TEST_MCP=$(CURDIR)/$(MCP) $(BIN)/python -m pytest tests/clients/mcp
 
 $(INSTALLERS)/.installed: tests/packaging/install/requirements.lock | $(STAMP)
@@ -217,32 +217,32 @@ $(INSTALLERS)/.installed: tests/packaging/install/requirements.lock | $(STAMP)
 test-install: $(STAMP) $(INSTALLERS)/.installed ## install the wheel by uv and by pipx, and run a hub of each
 	HAWSE_TEST_INSTALLERS=$(CURDIR)/$(INSTALLERS)/bin $(BIN)/python -m pytest tests/packaging/install
 
-bench: $(STAMP) ## what Hawse costs beside its yardsticks: make bench ARGS="small bulk --peers"
+bench: $(STAMP) ## what Hawse costs: make bench ARGS="small bulk --peers"
 	@exec $(BIN)/python -m benchmarks $(or $(ARGS),--help)
 
-bench-gate: $(STAMP) ## fail when Hawse has become dearer, compared with nginx in the same run (five minutes)
+bench-gate: $(STAMP) ## fail if Hawse costs more than before (five minutes)
 	@exec $(BIN)/python -m benchmarks.gate $(ARGS)
 
-fuzz: $(STAMP) ## a million mutated heads, bodies and conversations, read by our parsers and by h11
+fuzz: $(STAMP) ## a million mutated heads, bodies and conversations
 	@exec $(BIN)/python -m tests.fuzz $(ARGS)
 
-bench-calls: $(STAMP) ## fail when a request takes more function calls than benchmarks/calls.json has
+bench-calls: $(STAMP) ## fail if a request takes more function calls than before
 	@exec $(BIN)/python -m benchmarks.calls $(ARGS)
 
-bench-readme: $(STAMP) ## measure what README says that Hawse costs and write it there (some 12 minutes)
+bench-readme: $(STAMP) ## measure README's figures and write them there (12 minutes)
 	@exec $(BIN)/python -m benchmarks.readme $(ARGS)
 
-bench-scaling: $(STAMP) ## measure what a hub carries and write it into docs/scaling.md (some ten minutes)
+bench-scaling: $(STAMP) ## measure a hub, write it into docs/scaling.md (10 minutes)
 	@exec $(BIN)/python -m benchmarks.scaling $(ARGS)
 
-bench-peers: ## install the tunnels that benchmarks compare with: OpenSSH, snitun, bored-mplex
+bench-peers: ## install the tunnels to compare: OpenSSH, snitun, bored-mplex
 	@test -x /usr/sbin/sshd || apt-get install -y --no-install-recommends openssh-server openssh-client
 	@command -v npm >/dev/null || apt-get install -y --no-install-recommends nodejs npm
 	@test -x $(PEERS)/bin/python || $(PEERS_PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/peers/requirements.txt
 	cd benchmarks/peers/mplex && npm install --no-package-lock --no-audit --no-fund --ignore-scripts
 
-bench-go: ## build the tunnels in Go that benchmarks compare with, from the checkouts below GO_SOURCES
+bench-go: ## build the tunnels in Go to compare, from GO_SOURCES
 	@command -v go >/dev/null || apt-get install -y --no-install-recommends golang-go
 	@test -d /usr/share/gocode/src/github.com/hashicorp/yamux || apt-get install -y --no-install-recommends $(GO_LIBRARIES)
 	benchmarks/peers/go/build.sh $(GO_SOURCES)
@@ -251,5 +251,5 @@ lock: ## rewrite requirements.lock (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --extra dev --no-header \
 		--no-emit-index-url --no-emit-find-links pyproject.toml -o requirements.lock
 
-clean: ## remove the virtual environment and the caches
+clean: ## remove the virtual environments and the caches
 	rm -rf $(VENV) .venv-* .image benchmarks/peers/mplex/node_modules tests/clients/node/node_modules benchmarks/peers/go/bin .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

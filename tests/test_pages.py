@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 from functools import cache
 from pathlib import Path
 from typing import get_args, get_origin
@@ -199,6 +200,38 @@ def test_each_command_and_each_option_of_a_page_exists(name: str) -> None:
     shown = commands((ROOT / name).read_text())
     assert shown
     assert {each: wrong for each in shown if (wrong := unknown(each))} == {}
+
+
+def test_the_map_of_contributing_has_each_folder() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    mapped = set(re.findall(r"\[[a-z/]+\]\(([a-z/]+)/\)", page))
+    found = {path.parent for path in ROOT.glob("[a-z]*/__init__.py") if path.parent.name != "proxy"}
+    for above in ("tunnel", "auth", "audit", "proxy", "proxy/hub", "deploy", "docs"):
+        found |= {path.parent for path in (ROOT / above).glob("*/__init__.py")}
+    assert {str(folder.relative_to(ROOT)) for folder in found} - mapped == set()
+
+
+def test_each_target_of_make_that_a_page_names_exists() -> None:
+    targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set()
+    for path in PAGES:
+        page = path.read_text()
+        shown = [line for line in page.splitlines() if line.startswith("    ")] + _CODE.findall(page)
+        for line in shown:
+            # All words are targets up to the first that is a variable or belongs to the shell.
+            for words in re.findall(r"^\s*(?:\w+=\S+ )?make((?: [a-z0-9-]+)+)", line.split("#")[0]):
+                named |= set(words.split())
+    assert len(named) > 20
+    assert named - targets == set()
+
+
+def test_the_list_of_targets_fits_a_terminal() -> None:
+    listed = subprocess.run(
+        ["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    lines = listed.stdout.splitlines()
+    assert len(lines) > 20
+    assert [line for line in lines if len(line) > 80 or not re.match(r"[a-z0-9-]+  +\S", line)] == []
 
 
 def keys(kind: type[attrs.AttrsInstance], prefix: str = "") -> list[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 import time
 from contextlib import closing
 from functools import partial
@@ -112,8 +113,8 @@ async def _record(folder: Path, bench: Bench, rate: float, *, hostile: bool) -> 
             await trio.to_thread.run_sync(store.append, events)
 
 
-async def main() -> None:
-    """Serve until interrupted."""
+def parse() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--role", type=Role, choices=list(Role), default=Role.ADMIN)
     parser.add_argument("--port", type=int, default=8500)
@@ -126,7 +127,11 @@ async def main() -> None:
     parser.add_argument("--still", action="store_true", help="time stands still, and nothing moves")
     parser.add_argument("--hostile", action="store_true", help="hostile names and texts")
     parser.add_argument("--anonymous", action="store_true", help="not signed in; the code is hwo_good")
-    given = parser.parse_args()
+    return parser.parse_args()
+
+
+async def serve(given: argparse.Namespace) -> None:
+    """Serve until cancelled."""
     with TemporaryDirectory(prefix="hawse-console-") as folder:
         async with (
             open_world(
@@ -149,9 +154,19 @@ async def main() -> None:
             bench.work.outcome = Outcome(simulated(HOSTILE if given.hostile else ()))
             nursery.start_soon(bench.simulations.run)
             nursery.start_soon(partial(_record, Path(folder), bench, given.rate, hostile=given.hostile))
-            serve = partial(serve_connection, dev_app(bench, sign_in), scheme="http")
+            connection = partial(serve_connection, dev_app(bench, sign_in), scheme="http")
             print(f"http://127.0.0.1:{given.port}/", flush=True)
-            await trio.serve_tcp(serve, given.port, host="127.0.0.1")
+            await trio.serve_tcp(connection, given.port, host="127.0.0.1")
+
+
+async def main() -> None:
+    """Serve until SIGINT or SIGTERM. Either removes the temporary folder."""
+    given = parse()
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serve, given)
+            await anext(signals)
+            nursery.cancel_scope.cancel()
 
 
 if __name__ == "__main__":

@@ -63,7 +63,8 @@ def opened(folder: Path, environment: Mapping[str, str]) -> Iterator[Shell]:
     process = subprocess.Popen(
         ["bash", "--noprofile", "--norc", "-e", "-o", "pipefail"],
         cwd=folder,
-        env={**prepare_environment(dict(os.environ)), **environment},
+        # BASH_ENV names a file that each bash of a script reads first: some CI services set it.
+        env={**prepare_environment(dict(os.environ)), "BASH_ENV": "", **environment},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

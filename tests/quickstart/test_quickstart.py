@@ -31,6 +31,8 @@ WRONG = {
     "a command that fails beside a job": "    sleep 600 &\n    false\n",
     "a command that fails in a pipe": "    false | cat\n",
     "an output that differs": "    $ echo Running 1\n    Pending 2\n",
+    "a status that differs": "    $ echo 403\n    200\n",
+    "containers that are not ready": "    $ echo 1/1\n    0/1\n",
     "an output of the second command": "    $ echo a\n    a\n    $ echo b\n    c\n",
 }
 
