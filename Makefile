@@ -92,6 +92,7 @@ test: $(STAMP) lint ## lint and the fast tests
 charts: $(STAMP) $(CLIENTS)/.programs ## package the relay's chart into dist/, after its tests with Helm 3 and 4 (needs Linux on x86-64)
 	HAWSE_TEST_HELM=$(CURDIR)/$(CLIENTS) $(BIN)/python -m pytest --timeout 300 tests/deploy/charts
 	@$(BIN)/python -m deploy.charts
+	@exec $(BIN)/python -m deploy.release --sums
 
 charts-rendered: $(STAMP) $(CLIENTS)/.programs ## after a change of the chart: write what Helm renders of it, for the tests without Helm
 	$(BIN)/python -m tests.deploy.charts.rendered $(CLIENTS)/helm-4
