@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from auth.keys import SigningKey
-from proxy.cli.admin.cluster.values import differences
+from proxy.cli.admin.cluster.values import FILE_BYTES_MAX, differences
 from tests.proxy.cli.admin.conftest import Hub
 from tests.proxy.cli.admin.terminal import at_a_terminal
 
@@ -151,7 +151,9 @@ async def test_the_names_are_printed_and_compared(hub: Hub, tmp_path: Path) -> N
         ("impersonate: {agents: [x], groups: [1]}\n", "has no list of names as impersonate.groups"),
         ("a: [\n", "is not YAML"),
         ("[]\n", "has no impersonate"),
+        ("impersonate: {agents: [], groups: []}\n" + "#" * FILE_BYTES_MAX, "has more than 4194304 bytes"),
     ],
+    ids=range(6),
 )
 async def test_a_file_without_the_names_is_not_taken_for_up_to_date(
     hub: Hub, tmp_path: Path, content: str, said: str
