@@ -39,7 +39,7 @@ class Difference:
 @json_option
 @click.pass_obj
 def cluster_values(reach: Reach, /, name: str, file: Path | None, as_json: bool) -> None:
-    """Print the chart's values that change with agents and teams: whom the relay may impersonate.
+    """Print the values of the chart that name agents and teams.
 
     \b
     hawse admin cluster values prod > prod.names.yaml
