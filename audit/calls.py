@@ -26,8 +26,8 @@ from audit.schema import events, late_ends, open_intents
 # From an id's creation until its first row is written. A long read has a row after 5 s; on a machine that was
 # suspended meanwhile, it comes later.
 ROW_WRITTEN_S = 60
-# A flood's row has the time of the first event that it counts (up to audit.flood.WINDOW_S before its id's),
-# rounded up.
+# A flood's row has the time of the first event that it counts (up to audit.recording.flood.WINDOW_S before
+# its id's), rounded up.
 _TIME_BEFORE_S = 11
 # An id prefix of this length covers about a minute. A shorter prefix may match a year of events.
 PREFIX_CHARACTERS_MIN = 8

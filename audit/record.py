@@ -5,8 +5,8 @@ intent, committed before the call is forwarded, and its end (`complete`, or `unk
 between). All other events have a single `complete` row, except long reads, which first get a `start` row. The
 API server writes the `eid` into its own log as `Audit-ID`, which joins the two logs.
 
-Text from clients is bounded here, where the event is made, so that a queue of events is bounded too.
-`audit.mask` masks secrets before an event reaches the disk.
+Text from clients is bounded where the event is made (`audit.bounds`). Secrets in it are masked before the
+event reaches the disk (`audit.mask`).
 
 These are msgspec structs and not attrs classes, since an event is made for every call. Building one takes a
 fifth of the time, and C encodes the whole event in one call, instead of one dictionary per section (1 µs
@@ -26,19 +26,9 @@ import msgspec
 from msgspec import field
 from msgspec.structs import force_setattr, replace
 
-VERSION = 1
+from audit.bounds import bound, bounded_argv
 
-# A resource's name has at most 253 characters, a label value 63. A longer user agent is noise.
-NAME_CHARACTERS_MAX = 1024
-# exec scripts are part of the query, and are kept because operators need them; a request head may hold 1 MiB.
-TARGET_CHARACTERS_MAX = 64 * 1024
-# As many arguments as fit into such a target, each at least `command=&`. The total text of the arguments has
-# the same bound as the target.
-ARGV_ITEMS_MAX = TARGET_CHARACTERS_MAX // 9
-# Selectors have some hundred characters. More of a read's query adds no evidence and fills the disk.
-READ_QUERY_CHARACTERS_MAX = 2048
-# Excerpt of the target of a request that is refused before policy decides: enough to show the attempt.
-EXCERPT_CHARACTERS_MAX = 1024
+VERSION = 1
 
 # The protocol of a stream without an upgrade. No upgrade protocol has this name.
 _NO_UPGRADE = "http"
@@ -133,44 +123,6 @@ def utc(epoch_s: float) -> datetime:
     return datetime.fromtimestamp(epoch_s, UTC)
 
 
-def _bounded(value: str, characters_max: int) -> str:
-    if len(value) > characters_max:
-        value = f"{value[:characters_max]}…[{len(value) - characters_max} more characters]"
-    # A text in PostgreSQL has no zero byte, and UTF-8 no lone surrogate (as in a file name of another
-    # encoding). Either would fail the whole batch.
-    value = value.replace("\0", "\\x00")
-    return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _bound(record: Record, *names: str) -> None:
-    """Bound the named texts of a new record. Nearly all are short and ASCII, and stay as they are."""
-    values = [getattr(record, name) for name in names]
-    every = "".join(values)
-    if len(every) <= NAME_CHARACTERS_MAX and every.isascii() and "\0" not in every:
-        return
-    for name, value in zip(names, values, strict=True):
-        force_setattr(record, name, _bounded(value, _CHARACTERS_MAX.get(name, NAME_CHARACTERS_MAX)))
-
-
-def _argv(values: tuple[str, ...]) -> tuple[str, ...]:
-    kept: list[str] = []
-    left = TARGET_CHARACTERS_MAX
-    for number, value in enumerate(values):
-        if number == ARGV_ITEMS_MAX or left <= 0:
-            kept.append(f"…[{len(values) - number} more arguments]")
-            break
-        kept.append(_bounded(value, left))
-        left -= len(value)
-    return tuple(kept)
-
-
-# Bound of a masked target, in which one character may become three (`%5B`). The bound before masking is
-# TARGET_CHARACTERS_MAX: cutting after masking could hide a command behind text that looks like a secret.
-_MASKED_CHARACTERS_MAX = 3 * TARGET_CHARACTERS_MAX
-# All other texts are bounded by NAME_CHARACTERS_MAX.
-_CHARACTERS_MAX = {"raw_target": _MASKED_CHARACTERS_MAX, "note": TARGET_CHARACTERS_MAX}
-
-
 class Record(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """An event or a part of one."""
 
@@ -188,7 +140,7 @@ class Actor(Record, frozen=True):
     jti: str = ""
 
     def __post_init__(self) -> None:
-        _bound(self, "name", "owner")
+        bound(self, "name", "owner")
 
 
 class Client(Record, frozen=True):
@@ -201,9 +153,9 @@ class Client(Record, frozen=True):
     """The reason that the agent states for its call. Nothing verifies it."""
 
     def __post_init__(self) -> None:
-        _bound(self, "user_agent")
+        bound(self, "user_agent")
         if self.claimed_reason:
-            _bound(self, "claimed_reason")
+            bound(self, "claimed_reason")
 
 
 class Cluster(Record, frozen=True):
@@ -211,7 +163,7 @@ class Cluster(Record, frozen=True):
     name: str = ""
 
     def __post_init__(self) -> None:
-        _bound(self, "name")
+        bound(self, "name")
 
 
 class Relay(Record, frozen=True):
@@ -219,7 +171,7 @@ class Relay(Record, frozen=True):
     version: str = ""
 
     def __post_init__(self) -> None:
-        _bound(self, "instance", "version")
+        bound(self, "instance", "version")
 
 
 class Request(Record, frozen=True):
@@ -261,7 +213,7 @@ class Request(Record, frozen=True):
 
     def __post_init__(self) -> None:
         # All fields that clients choose; the verb is one of Hawse's, or the method.
-        _bound(
+        bound(
             self, "method", "raw_target", "group", "version", "resource", "subresource", "namespace", "name"
         )
 
@@ -296,7 +248,7 @@ class Approval(Record, frozen=True):
     """The person who decided or revoked it."""
 
     def __post_init__(self) -> None:
-        _bound(self, "request", "by")
+        bound(self, "request", "by")
 
 
 class Response(Record, frozen=True):
@@ -311,7 +263,7 @@ class Response(Record, frozen=True):
 
     def __post_init__(self) -> None:
         if self.reason:
-            _bound(self, "reason")
+            bound(self, "reason")
 
 
 class Stream(Record, frozen=True):
@@ -333,8 +285,8 @@ class Stream(Record, frozen=True):
 
     def __post_init__(self) -> None:
         if self.command:
-            force_setattr(self, "command", _argv(self.command))
-        _bound(self, "proto", "container", "close_reason")
+            force_setattr(self, "command", bounded_argv(self.command))
+        bound(self, "proto", "container", "close_reason")
 
 
 def proto_of(upgrade: bytes | None) -> str:
@@ -353,7 +305,7 @@ class Tunnel(Record, frozen=True):
 
     def __post_init__(self) -> None:
         if self.moved_from:
-            _bound(self, "moved_from")
+            bound(self, "moved_from")
 
 
 class Event(Record, frozen=True, kw_only=True, tag_field="v", tag=VERSION):
@@ -384,7 +336,7 @@ class Event(Record, frozen=True, kw_only=True, tag_field="v", tag=VERSION):
 
     def __post_init__(self) -> None:
         if self.note:
-            _bound(self, "note")
+            bound(self, "note")
 
     @property
     def agent(self) -> str:

@@ -33,8 +33,7 @@ from audit.file import translated
 from audit.query import Query
 from audit.reader import AuditReader, TrailReader
 from audit.record import Event
-from audit.schema import common_parts, deletable, events, open_intents
-from audit.shared import SPAN_EVENTS
+from audit.schema import SPAN_EVENTS, common_parts, deletable, events, open_intents
 from audit.store import AuditStore
 
 # Rows per transaction: it takes milliseconds, while the hub's own writes wait.

@@ -35,10 +35,8 @@ from audit.record import (
     Tunnel,
     encode,
 )
+from audit.schema import SPAN_EVENTS
 
-# An event's common part was written at most this many events before it. A trigger in the file contains this
-# number, so changing it requires a new schema version.
-SPAN_EVENTS = 10_000
 # Maximum common parts that a writer memoizes: some 4 MiB. Beyond it, parts are written again.
 _MEMO_MAX = 1024
 # Maximum decoded common parts that a reader memoizes.

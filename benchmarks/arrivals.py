@@ -19,7 +19,7 @@ import time
 from collections import Counter, deque
 from typing import Any
 
-from proxy.process.filelimit import raise_file_limit
+from proxy.process.lifecycle.filelimit import raise_file_limit
 
 # Between two looks at the clock.
 EVENTS_MAX = 64

@@ -32,7 +32,8 @@ from audit.record import (
     Request,
     utc,
 )
-from audit.recorder import Recorder, open_recorder
+from audit.recording.opening import open_recorder
+from audit.recording.recorder import Recorder
 from audit.shares import Agent
 from audit.store import AuditStore
 

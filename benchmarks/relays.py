@@ -28,7 +28,7 @@ from auth.hubclock import HubClocks
 from auth.key_rotation import TrustedKeys
 from auth.keys import KeySet, SigningKey
 from auth.tokens import issue_hello
-from proxy.process.filelimit import raise_file_limit
+from proxy.process.lifecycle.filelimit import raise_file_limit
 from proxy.relay.config import CLOCK_BOUND_S
 from proxy.relay.exchange import Upstream
 from proxy.relay.pool import open_pool

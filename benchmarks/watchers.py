@@ -21,7 +21,7 @@ from contextlib import suppress
 from typing import Any
 
 from benchmarks.upstream.events import take_times
-from proxy.process.filelimit import raise_file_limit
+from proxy.process.lifecycle.filelimit import raise_file_limit
 
 READ_BYTES = 64 * 1024
 ANSWER_S = 30.0

@@ -45,10 +45,10 @@ def _has_server(folder: Path) -> bool:
     return all((folder / program).exists() for program in ("initdb", "postgres"))
 
 
-def new_folder() -> tuple[Path, list[str]]:
+def new_folder(folders: Path = FOLDERS) -> tuple[Path, list[str]]:
     """Make a server's folder, and the start of a command line for its user, which ends with this process."""
-    _remove_stale()
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=FOLDERS))
+    _remove_stale(folders)
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=folders))
     as_user = ["setpriv", "--pdeathsig", "QUIT"]
     if os.getuid() == 0:
         nobody = pwd.getpwnam("nobody")
@@ -78,9 +78,9 @@ def url_of(folder: Path, database: str = "postgres", user: str = "postgres") -> 
     return f"postgresql://{user}@/{database}?host={folder}"
 
 
-def _remove_stale() -> None:
+def _remove_stale(folders: Path) -> None:
     """Remove the folders of processes that were killed; their servers have ended with them."""
-    for folder in FOLDERS.glob(f"{PREFIX}*"):
+    for folder in folders.glob(f"{PREFIX}*"):
         # Another user's, or another process removes it too.
         with suppress(OSError):
             old = time.time() - folder.stat().st_mtime > STALE_S

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from proxy.hub.store import migrations
+from proxy.hub.store.engines import sqlite
 from tests import new_stores
 from tests.postgres import postgres, postgres_database
 
@@ -33,7 +34,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
-def stores_without_alembic(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def cheap_stores(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "_engine", new_stores.engine)
     if request.node.get_closest_marker("alembic") is None:
         monkeypatch.setattr(migrations, "_upgrade", new_stores.upgrade)
 

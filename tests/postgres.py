@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,12 +22,14 @@ from typing import TYPE_CHECKING
 import attrs
 import pytest
 
-from sandbox.postgres import WHEEL, find_binaries, init, new_folder, server_command, url_of
+from sandbox.postgres import FOLDERS, WHEEL, find_binaries, init, new_folder, server_command, url_of
 from tests.programs import lacking
 
 if TYPE_CHECKING:
     import psycopg
 
+MEMORY = Path("/dev/shm")
+"""Where the servers' files are if `make test` has its temporary files there, too."""
 START_S = 30.0
 """The bound of a start, which takes 0.1 to 0.4 s."""
 MISSING = (
@@ -81,7 +84,9 @@ class PostgresServer:
     def new_database(self, *, template: str = "template1") -> Iterator[str]:
         """Make a database with the contents of another one, yield its name, and drop it."""
         name = f"test_{next(self._numbers)}"
-        self.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        # By copies of files, where it can, and not by a log of their blocks: that takes half the time.
+        strategy = "STRATEGY file_copy" if self._connection.info.server_version >= 150_000 else ""
+        self.execute(f"CREATE DATABASE {name} TEMPLATE {template} {strategy}")
         try:
             yield name
         finally:
@@ -117,7 +122,7 @@ def serve_postgres(binaries: Path, shared: Path, *, port: int = 0) -> Iterator[P
     `shared` is a folder of the session's test processes: the first one makes a cluster of databases, and the
     others copy it, which takes a third of the time. With a port, the server listens at 127.0.0.1 too.
     """
-    folder, as_user = new_folder()
+    folder, as_user = new_folder(MEMORY if Path(tempfile.gettempdir()) == MEMORY else FOLDERS)
     try:
         _make_cluster(binaries, folder, shared, as_user)
         command = server_command(binaries, folder, as_user)

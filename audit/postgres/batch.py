@@ -25,7 +25,7 @@ Place: TypeAlias = tuple[int, int]
 
 # A row's header and its line pointer, and its entries in two indexes.
 _INDEXED_BYTES = 28 + 28 + 12
-# The ends of a dead hub's calls per statement, whose time is limited: as a batch of audit.recorder.
+# The ends of a dead hub's calls per statement, whose time is limited: as a batch of audit.recording.recorder.
 _SLICE_BYTES_MAX = 2 * 1024 * 1024
 _OPENING = frozenset(phase.value for phase in Phase if phase.opens)
 

@@ -20,7 +20,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, BYTEA, UUID
 
 from audit.blocks import BLOCK_EVENTS
 from audit.postgres.link import Call, Link, Statement
-from audit.shared import SPAN_EVENTS
+from audit.schema import SPAN_EVENTS
 
 VERSION = 1
 

@@ -23,7 +23,8 @@ from audit.ids import new_eid
 from audit.mask import Masks
 from audit.postgres.store import PostgresStore
 from audit.record import Event
-from audit.recorder import Recorder, open_recorder
+from audit.recording.opening import open_recorder
+from audit.recording.recorder import Recorder
 from audit.shared import own_part
 from audit.shares import Agent
 from audit.store import AuditStore

@@ -29,7 +29,7 @@ from proxy.hub.authorize.access import AccessTokens, bearer, decide
 from proxy.hub.authorize.admission import Call, Caller, parse_request
 from proxy.hub.authorize.decisions import Verdict, judge
 from proxy.hub.authorize.events import Trail, impersonated
-from proxy.hub.calls.calls import _closing
+from proxy.hub.calls.closing import closing_event
 from proxy.hub.calls.live import LiveCall
 from proxy.hub.calls.outcome import CloseReason, Outcome
 from proxy.hub.store.entities import Agent, AgentState, Cluster, Mode, Snapshot
@@ -158,7 +158,7 @@ class Case:
         live = LiveCall(call, opening.eid, cast(ServerConnection, None), self.now, time.monotonic())
         live.relay = self.relay
         live.impersonated = impersonated(self.principal, "session-1")
-        return _closing(live, opening, DONE, 1.25)
+        return closing_event(live, opening, DONE, 1.25)
 
 
 def relay_side(case: Case) -> None:

@@ -41,7 +41,7 @@ from benchmarks.upstream.apiserver import POD_PATH, open_apiserver
 from benchmarks.waiting import receive_head, wait_input
 from proxy.exchange.groups import HUB_GROUP
 from proxy.message.head import RequestHead, ResponseHead
-from proxy.process.startup import settle
+from proxy.process.lifecycle.startup import settle
 from proxy.relay.config import CLOCK_BOUND_S
 from proxy.relay.exchange import Upstream
 from proxy.relay.pool import open_pool

@@ -40,7 +40,7 @@ from benchmarks.upstream.apiserver import POD_PATH, pod_json
 from benchmarks.upstream.events import Pace, chunk, event
 from benchmarks.upstream.kubectl import ANSWERS
 from benchmarks.upstream.other import OtherUpstream
-from proxy.process.filelimit import raise_file_limit
+from proxy.process.lifecycle.filelimit import raise_file_limit
 
 PROTOCOL: Final = "v5.channel.k8s.io"
 STDIN: Final = 0

@@ -18,7 +18,7 @@ from proxy.cli import INTERRUPTED
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 # Imports make some 100,000 objects that stay. At Python's threshold of 700 new ones, the collections among
 # them take a twentieth of a command's start. Hub and relay set another threshold once they have started
-# (proxy.process.startup).
+# (proxy.process.lifecycle.startup).
 GC_THRESHOLD = 50_000
 
 

@@ -9,6 +9,8 @@ that the kernel does not take, and then watches the socket for room. No task sen
 
 A client that ends its direction may still read its answer, so it counts as gone only QUIET_S later. A client
 whose connection breaks is gone at once.
+
+Both directions are one class: they share the watch of the socket, and a failure of either ends both.
 """
 
 from __future__ import annotations

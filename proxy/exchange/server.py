@@ -10,6 +10,9 @@ There are three ways to leave. After a complete answer to a complete request: th
 complete answer to a request that was malformed or not read to its end: read on for a bounded time before
 closing, because closing with unread bytes makes TCP send a reset, which can overtake the answer. After
 anything else: cut, without TLS's close_notify, so that the end is never taken for a clean one.
+
+Reading, sending and leaving are one class: each depends on the stream's state (`_Link`), which the others
+change.
 """
 
 from __future__ import annotations

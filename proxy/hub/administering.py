@@ -24,8 +24,8 @@ from proxy.hub.admin.streams.sse import EventStreams
 from proxy.hub.admin.trail.reads import MergedReads
 from proxy.hub.admin.trail.service import TrailService
 from proxy.hub.calls.calls import Calls
-from proxy.hub.calls.trail_watch import TrailWatch
 from proxy.hub.front import Front
+from proxy.hub.health.trail_watch import TrailWatch
 from proxy.hub.home.trails import open_search
 from proxy.hub.resources import Resources
 from proxy.process.version import VERSION

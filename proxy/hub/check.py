@@ -18,7 +18,7 @@ from audit.file import NeedsRecovery, translated, untouched
 from audit.look import check_trail
 from audit.sqlite import explained as explained_by_sqlite
 from audit.store import TrailMark
-from proxy.hub.calls.trail_watch import disk_of, fullness
+from proxy.hub.health.trail_watch import disk_of, fullness
 from proxy.hub.home.config import HubConfig, read
 from proxy.hub.home.data_folder import ENVIRONMENT_PREFIX
 from proxy.hub.home.database_status import read_postgres_status

@@ -16,7 +16,7 @@ import attrs
 import trio
 
 from audit.record import Kind
-from audit.recorder import Recorder
+from audit.recording.recorder import Recorder
 from auth.principal import Principal
 from proxy.exchange.deadlines import Deadlines
 from proxy.exchange.next_pass import NextPass

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import attrs
 
 from audit.record import Kind
-from audit.recorder import Recorder
+from audit.recording.recorder import Recorder
 from proxy.exchange.server import ServerConnection
 from proxy.hub.authorize.events import Trail
 from proxy.hub.home.hosts import ClusterHosts

@@ -12,7 +12,7 @@ import attrs
 import trio
 
 from audit.record import Kind
-from audit.recorder import Recorder
+from audit.recording.recorder import Recorder
 from auth.jws import TokenError
 from proxy.exchange.server import ServerConnection
 from proxy.hub.authorize.events import Trail

@@ -12,7 +12,8 @@ import trio
 
 from audit.ids import new_eid
 from audit.mask import Masks
-from audit.recorder import Recorder, open_recorder
+from audit.recording.opening import open_recorder
+from audit.recording.recorder import Recorder
 from audit.stores import OwnTrail
 from proxy.hub.approvals.requests.service import Requests, open_requests
 from proxy.hub.authorize.events import Trail

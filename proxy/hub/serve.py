@@ -44,10 +44,10 @@ from proxy.hub.approving import start_approvals, start_webhooks
 from proxy.hub.authorize.access import AccessTokens
 from proxy.hub.calls.calls import Calls
 from proxy.hub.calls.starts import Starts
-from proxy.hub.calls.trail_watch import TrailWatch
 from proxy.hub.console.start import Handle, start_console
 from proxy.hub.front import Front
 from proxy.hub.health.stale_watch import StaleWatch
+from proxy.hub.health.trail_watch import TrailWatch
 from proxy.hub.home.config import HubConfig
 from proxy.hub.home.hub_instances import close_calls_of_ended_hubs
 from proxy.hub.identity.enrol import EnrolmentEndpoint
@@ -66,12 +66,12 @@ from proxy.hub.store.directory import USE_WRITTEN_EVERY_S
 from proxy.hub.store.engines.listener import listen
 from proxy.hub.store.store import Store
 from proxy.hub.store.versions.version import CHANNEL
-from proxy.process.filelimit import raise_file_limit
+from proxy.process.lifecycle.filelimit import raise_file_limit
+from proxy.process.lifecycle.signals import stop_signals
+from proxy.process.lifecycle.startup import settle_later
 from proxy.process.memory.malloc_trim import trim_when_idle
 from proxy.process.metrics.expiry import watch_expiry
 from proxy.process.metrics.loop_lag import LoopLag
-from proxy.process.signals import stop_signals
-from proxy.process.startup import settle_later
 from proxy.process.version import VERSION
 
 # Relays that were connected this long before the start are expected to reconnect. An operator may take some

@@ -23,7 +23,7 @@ import trio
 
 from proxy.hub.front import Front
 from proxy.hub.home.config import StopConfig
-from proxy.process.drain import PLAIN_S, Drained
+from proxy.process.lifecycle.drain import PLAIN_S, Drained
 from proxy.process.plural import counted
 
 # How often to check whether the agents' connections have closed.

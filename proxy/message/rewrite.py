@@ -14,11 +14,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import lru_cache
-from ipaddress import ip_address
 from typing import NewType
 
 from auth.requestinfo import PROXIED, RequestInfo
-from proxy.message.failure import Failure, Processed, StreamCode
 from proxy.message.head import (
     FRAMING_NAMES,
     Fields,
@@ -31,15 +29,11 @@ from proxy.message.head import (
     request_bytes,
 )
 from proxy.message.hops import HOP_BY_HOP, RESERVED_PREFIX, RESPONSE_NEVER
+from proxy.message.location import LOCATION_BYTES_MAX, path_at, prefixed
 from proxy.message.reason import REASON_HEADER
 
-# Marks the relay's own failures in direct mode, to tell them from the API server's answers.
-FAILURE_HEADER = b"hawse-relay-failure"
 # Carries the hub's key statements to the relay in direct mode (auth/key_rotation.py).
 SUCCESSION_HEADER = b"hawse-hub-keys"
-# The rule by which the relay itself denied a request, in both modes.
-DECISION_HEADER = b"hawse-relay-decision"
-_FAILURE_REASON_BYTES_MAX = 200
 
 # A token that browsers send as a subprotocol (kube-apiserver's own convention); never forwarded.
 BEARER_SUBPROTOCOL = b"base64url.bearer.authorization.k8s.io."
@@ -82,21 +76,6 @@ ACCESS_TOKEN_NAME = b"".join(
     b"(?:%c|%%%x|%%%x)" % (low, low, high) for low, high in zip(_TOKEN_NAME, _TOKEN_NAME.upper(), strict=True)
 )
 _ACCESS_TOKEN = re.compile(rb"%b=" % ACCESS_TOKEN_NAME, re.IGNORECASE)
-_ABSOLUTE = re.compile(rb"(?:(?:https?|wss?):)?//([^/?#\\]*+)(.*)", re.IGNORECASE | re.DOTALL)
-_SCHEME = re.compile(rb"([A-Za-z][A-Za-z0-9+.-]*):")
-# Possessive, since a backend may answer with 16 KiB of it.
-_AUTHORITY = re.compile(
-    rb"(?:[a-z0-9._~!$&'()*+,;=:%-]*+@)?((?:[a-z0-9_~-]++\.?+)++|\[[0-9a-f:.]++\])(?::0*+([0-9]{0,5}+))?"
-)
-PORT_MAX = 65535
-_DEFAULT_PORTS = frozenset({None, b"", b"80", b"443"})
-# Browsers take a name with such an ending for an address, in any notation.
-_ADDRESS = re.compile(rb"\[.*|(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)")
-# Servers accept 8 KB for the whole line. Parsing 64 KiB, which a backend may send, takes up to 4 ms.
-LOCATION_BYTES_MAX = 16 * 1024
-_DOT = (b".", b"%2e", b"%2E")
-_DOT_DOT = frozenset([first + second for first in _DOT for second in _DOT])
-_DOTS = _DOT_DOT | frozenset(_DOT)
 
 
 IdentityLines = NewType("IdentityLines", bytes)
@@ -259,12 +238,7 @@ def relay_response_head(head: ResponseHead, host: bytes) -> ResponseHead:
     for name, value in _end_to_end(head):
         # The hub drops a longer one.
         if name == b"location" and len(value) <= LOCATION_BYTES_MAX:
-            absolute = _ABSOLUTE.fullmatch(value)
-            if absolute is not None and _leads_to(absolute, host):
-                value = _rooted(absolute[2])
-                if value.startswith(b"//"):
-                    # The path would be read as a host here.
-                    value = b"/." + value
+            value = path_at(value, host) or value
         headers.append((name, value))
     return ResponseHead.of(head.status, head.reason, tuple(headers))
 
@@ -305,7 +279,7 @@ def hub_response_head(head: ResponseHead, prefix: bytes, target: bytes, host: by
         if name == b"location":
             if not alone:
                 continue
-            location = _prefixed(value, prefix, target, host)
+            location = prefixed(value, prefix, target, host)
             if location is None:
                 continue
             value = location
@@ -324,42 +298,6 @@ def sandboxed(head: ResponseHead) -> ResponseHead:
     if head.status == 101:
         return head
     return ResponseHead.of(head.status, head.reason, (*head.headers, _SANDBOX))
-
-
-def failure_header(failure: Failure) -> tuple[bytes, bytes]:
-    """Return the header that marks an answer as a failure of the relay itself, in direct mode."""
-    reason = re.sub(r"[^\x20-\x7e]", "?", failure.reason)[:_FAILURE_REASON_BYTES_MAX].strip()
-    return FAILURE_HEADER, f"{int(failure.code)};{int(failure.processed)};{reason}".encode("ascii")
-
-
-def failure_of(head: ResponseHead) -> Failure | None:
-    """Return the failure that a relay in direct mode marked its answer with, or None.
-
-    An unreadable mark is still the relay's, and leaves open whether the request was processed.
-    """
-    value = head.header(FAILURE_HEADER)
-    if value is None:
-        return None
-    match = re.fullmatch(rb"([0-9]{1,5});([0-2]);([\x20-\x7e]*)", value)
-    if match is None:
-        return Failure(StreamCode.INTERNAL, Processed.MAYBE, "the relay's refusal cannot be read")
-    try:
-        code = StreamCode(int(match[1]))
-    except ValueError:
-        code = StreamCode.INTERNAL
-    return Failure(code, Processed(int(match[2])), match[3].decode("ascii"))
-
-
-def guardrail_of(head: ResponseHead) -> str:
-    """Return the rule by which the relay itself denied a request; empty if it did not."""
-    # Nearly no answer has it, so the headers are not parsed.
-    if DECISION_HEADER not in head.encode():
-        return ""
-    value = head.header(DECISION_HEADER)
-    if value is None:
-        return ""
-    match = re.fullmatch(rb"guardrails ([a-z0-9/-]{1,200})", value)
-    return match[1].decode("ascii") if match is not None else "unreadable"
 
 
 def _forwarded(head: RequestHead, tail: bool) -> Fields:
@@ -444,98 +382,6 @@ def _without_bearer(value: bytes) -> bytes:
     return b", ".join(kept)
 
 
-def _prefixed(location: bytes, prefix: bytes, target: bytes, host: bytes | None) -> bytes | None:
-    """Put a Location under the prefix.
-
-    Returns None if it leads elsewhere, or does to some readers: kubectl and others follow it with their
-    token. Also returns None if it is longer than any server accepts.
-    """
-    if len(location) > LOCATION_BYTES_MAX:
-        return None
-    location = location.replace(b"\t", b"")  # browsers drop tabs before they read a URL
-    absolute = _ABSOLUTE.fullmatch(location)
-    if absolute is not None:
-        if not _leads_to(absolute, host or b""):
-            return None
-        location = _rooted(absolute[2])
-        if location.startswith(prefix + b"/"):
-            location = location.removeprefix(prefix)
-    elif _SCHEME.match(location) is not None:
-        # Some readers take "https:/path" for an error, others for this host.
-        return None
-    elif not location.startswith(b"/"):
-        location = _resolved(location, target)
-    path, separator, rest = _split_path(location)
-    # Browsers read a backslash as a slash; no reader does so for an escaped one.
-    path = prefix + _without_dots(path.replace(b"\\", b"%5C"))
-    # Without a prefix, a path that begins with two slashes names a host.
-    return None if path.startswith(b"//") else path + separator + rest
-
-
 def _has_one_location(head: ResponseHead) -> bool:
     # Many clients join several by commas, and the dots of one could then lead another out of the prefix.
     return len(head.header_values(b"location")) == 1
-
-
-def _leads_to(absolute: re.Match[bytes], host: bytes) -> bool:
-    """Whether every reader takes a URL to lead to this host, with any user name."""
-    if absolute[2].startswith(b"\\"):
-        # For browsers the host ends there; for Python the text after it may be the host.
-        return False
-    there = _normal_authority(absolute[1])
-    return there is not None and there == _normal_authority(host)
-
-
-def _normal_authority(authority: bytes) -> tuple[str, bytes] | None:
-    """The host and port of an authority in one normal form; None if it is not plain."""
-    match = _AUTHORITY.fullmatch(authority.lower())
-    if match is None:
-        return None
-    name, port = match[1].removesuffix(b"."), match[2]
-    if int(port or b"0") > PORT_MAX:
-        return None
-    host = name.decode("ascii")
-    if _ADDRESS.fullmatch(name) is not None:
-        try:
-            address = ip_address(host.strip("[]"))
-        except ValueError:
-            return None
-        mapped = address.ipv4_mapped if address.version == 6 else None
-        host = str(mapped or address)
-    return host, b"" if port in _DEFAULT_PORTS else port
-
-
-def _rooted(path: bytes) -> bytes:
-    return path if path.startswith(b"/") else b"/" + path
-
-
-def _resolved(reference: bytes, target: bytes) -> bytes:
-    """Resolve a relative reference against the target (RFC 3986 5.2.3)."""
-    path = target.partition(b"?")[0]
-    if not reference or reference[:1] == b"#":
-        return target + reference
-    if reference[:1] == b"?":
-        return path + reference
-    return path[: path.rindex(b"/") + 1] + reference
-
-
-def _split_path(location: bytes) -> tuple[bytes, bytes, bytes]:
-    end = min((at for at in (location.find(b"?"), location.find(b"#")) if at >= 0), default=len(location))
-    return location[:end], location[end : end + 1], location[end + 1 :]
-
-
-def _without_dots(path: bytes) -> bytes:
-    """Resolve dot segments, escaped ones too, so that no client resolves them out of the prefix."""
-    kept: list[bytes] = []
-    segments = path.split(b"/")[1:]
-    for index, whole in enumerate(segments):
-        # Python's own resolution first removes parameters from the last segment.
-        segment = whole.partition(b";")[0]
-        if segment not in _DOTS:
-            kept.append(whole)
-            continue
-        if segment in _DOT_DOT and kept:
-            kept.pop()
-        if index == len(segments) - 1:
-            kept.append(b"")
-    return b"/" + b"/".join(kept)

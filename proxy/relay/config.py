@@ -43,18 +43,8 @@ import attrs
 from auth.keys import KeyFormatError, KeySet, SigningKey
 from proxy.listener.balancers import NO_BALANCERS, Balancers
 from proxy.process.certificates import fault_of_ca
-from proxy.process.config import (
-    MIB,
-    PING_S,
-    Address,
-    ConfigError,
-    add_faults,
-    fault_of_hub_url,
-    fault_of_memory,
-    fault_of_ping,
-    read_stated,
-    read_text,
-)
+from proxy.process.config import Address, ConfigError, add_faults, read_stated, read_text
+from proxy.process.settings import MIB, PING_S, fault_of_hub_url, fault_of_memory, fault_of_ping
 from proxy.relay.service_account import ClusterAccessError, own_namespace
 
 if TYPE_CHECKING:

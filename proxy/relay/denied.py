@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from proxy.message.failure import Failure, Processed, StreamCode
-from proxy.message.rewrite import DECISION_HEADER
+from proxy.message.relay_marks import DECISION_HEADER
 from proxy.message.status import status_response
 from proxy.relay.verify import Refused
 

@@ -28,7 +28,8 @@ from proxy.listener.client_address import Admitter
 from proxy.listener.unauthenticated import MeteredStream, PendingConnection, UnauthenticatedLimits
 from proxy.message.failure import Failure, InboundBroken, Processed, StreamCode
 from proxy.message.head import RequestHead, ResponseHead
-from proxy.message.rewrite import SUCCESSION_HEADER, failure_header
+from proxy.message.relay_marks import failure_header
+from proxy.message.rewrite import SUCCESSION_HEADER
 from proxy.message.status import failure_response, status_response
 from proxy.message.strict import BadRequest
 from proxy.process.files import WatchedFile

@@ -37,7 +37,7 @@ from proxy.message.rewrite import (
     is_tail,
     relay_response_head,
 )
-from proxy.process.drain import Drained
+from proxy.process.lifecycle.drain import Drained
 from proxy.relay.metrics import Counts
 from proxy.relay.pool import OWN_TOKEN_REFUSED, Pool
 from proxy.relay.verify import refusal

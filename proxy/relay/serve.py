@@ -35,14 +35,14 @@ from proxy.exchange.inflight_memory import HeldUp
 from proxy.kubernetes.statement import Statement
 from proxy.listener.accept import AddressInUseError, open_listeners, serve_connections
 from proxy.process.config import Address
-from proxy.process.drain import PLAIN_S
-from proxy.process.filelimit import raise_file_limit
 from proxy.process.files import warn_of_expiry, watch_certificate
+from proxy.process.lifecycle.drain import PLAIN_S
+from proxy.process.lifecycle.filelimit import raise_file_limit
+from proxy.process.lifecycle.signals import stop_signals
+from proxy.process.lifecycle.startup import settle_later
 from proxy.process.memory.malloc_trim import trim_when_idle
 from proxy.process.metrics.expiry import watch_expiry
 from proxy.process.plural import counted
-from proxy.process.signals import stop_signals
-from proxy.process.startup import settle_later
 from proxy.process.version import VERSION
 from proxy.relay.config import DirectListener, RelayConfig, TunnelDial
 from proxy.relay.exchange import Upstream

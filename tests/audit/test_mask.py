@@ -11,8 +11,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from audit.bounds import TARGET_CHARACTERS_MAX
 from audit.mask import _MEMO_MAX, _MEMO_TARGET_CHARACTERS_MAX, MASK, Masks
-from audit.record import TARGET_CHARACTERS_MAX, Client, Request, Response, Stream, encode
+from audit.record import Client, Request, Response, Stream, encode
 from tests.audit.events import call
 
 JWT = "eyJhbGciOiJFZERTQSJ9.eyJzdWIiOiJhZ2VudDpyb2JvdCJ9.c2lnbmF0dXJlLXNpZ25hdHVyZQ"

@@ -38,7 +38,7 @@ from audit.record import (
     Stream,
     utc,
 )
-from audit.recorder import open_recorder
+from audit.recording.opening import open_recorder
 from audit.store import TrailMark
 from tests.audit.events import NOW_S, call
 from tests.audit.eventually import eventually
@@ -221,7 +221,7 @@ def test_a_warning_counts_as_a_commit_that_no_standby_has_confirmed(
 async def test_an_intent_of_unknown_fate_is_refused_and_ended(
     store: PostgresStore, postgres_trail: PostgresTrail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("audit.recorder.RETRY_S", 0.01)
+    monkeypatch.setattr("audit.recording.recorder.RETRY_S", 0.01)
     event, following = call(), call()
     # Its epoch is open, so the next round trip is a batch.
     store.append([call(phase=Phase.COMPLETE)], boot=BOOT)
@@ -251,7 +251,7 @@ async def test_an_intent_of_unknown_fate_is_refused_and_ended(
 async def test_an_intent_of_unknown_fate_that_is_withdrawn_has_one_end(
     store: PostgresStore, postgres_trail: PostgresTrail, monkeypatch: pytest.MonkeyPatch, withdrawn: str
 ) -> None:
-    monkeypatch.setattr("audit.recorder.RETRY_S", 0.01)
+    monkeypatch.setattr("audit.recording.recorder.RETRY_S", 0.01)
     reached, gate = threading.Event(), threading.Event()
     store.append([call(phase=Phase.COMPLETE)], boot=BOOT)
     append = store.append

@@ -8,21 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from audit.record import (
-    ARGV_ITEMS_MAX,
-    NAME_CHARACTERS_MAX,
-    TARGET_CHARACTERS_MAX,
-    Client,
-    Event,
-    Phase,
-    Request,
-    Response,
-    Stream,
-    encode,
-    proto_of,
-    text,
-    utc,
-)
+from audit.bounds import ARGV_ITEMS_MAX, NAME_CHARACTERS_MAX, TARGET_CHARACTERS_MAX
+from audit.record import Client, Event, Phase, Request, Response, Stream, encode, proto_of, text, utc
 from tests.audit.events import NOW_S, call
 
 ANY_TEXT = st.text(st.characters())  # lone surrogates too

@@ -19,7 +19,8 @@ from audit.mask import Masks
 from audit.reader import StoredEvent
 from audit.record import Actor, ActorType, Approval, Event, Kind, Phase, Relay, Stream, Tunnel, encode, utc
 from audit.retention import PrunableStore, Removal
-from audit.shared import SPAN_EVENTS, CommonParts, common_part, own_part, whole
+from audit.schema import SPAN_EVENTS
+from audit.shared import CommonParts, common_part, own_part, whole
 from audit.store import AuditStore
 from tests.audit.events import NOW_S, call, failure, with_user_agent
 from tests.audit.trails import bodies

@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks.system import Missing
 from benchmarks.upstream.apiserver import ApiServer, open_apiserver
+from tests.programs import lacking
 
 
 @pytest.fixture(scope="module")
@@ -18,6 +19,6 @@ def apiserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
         opened = open_apiserver(folder)
         server = opened.__enter__()
     except Missing as error:
-        pytest.skip(str(error))
+        lacking(str(error))
     yield server
     opened.__exit__(None, None, None)

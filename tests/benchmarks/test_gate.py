@@ -93,7 +93,7 @@ def test_the_two_of_a_pair_change_places_and_their_ratio_does_not(monkeypatch: p
 
 
 SHOW = """
-from audit.recorder import Recorder
+from audit.recording.recorder import Recorder
 from auth.memo import is_cacheable
 from proxy.hub.authorize.access import AccessTokens
 from proxy.message.head import _remembered

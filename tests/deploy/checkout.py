@@ -12,11 +12,13 @@ from deploy.checkout import ROOT
 # A file of the user's or the machine's would change what git does.
 _VARIABLES = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
 _AUTHOR = ["-c", "user.name=A", "-c", "user.email=a@example.com", "-c", "commit.gpgsign=false"]
+# The tests may run as another user than the one who cloned.
+_ANY_OWNER = ["-c", "safe.directory=*"]
 
 
 def git(root: Path, *args: str) -> str:
     variables = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
-    argv = ["git", "-C", str(root), *_AUTHOR, *args]
+    argv = ["git", "-C", str(root), *_AUTHOR, *_ANY_OWNER, *args]
     done = subprocess.run(argv, check=True, capture_output=True, text=True, env={**variables, **_VARIABLES})
     return done.stdout
 

@@ -25,7 +25,7 @@ from proxy.hub.relays.operations import CallsElsewhere, RelayInfo, SessionInfo
 from proxy.hub.store.directory import Directory
 from proxy.hub.store.roles import Role
 from tests.fakes.asgi import Reply, call
-from tests.fakes.decided import FakeRequests
+from tests.fakes.requests import FakeRequests
 
 PEPPER = b"p" * 32
 TOKEN = new_api_key(b"t" * 32)

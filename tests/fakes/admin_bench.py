@@ -33,7 +33,7 @@ from tests.fakes.admin import (
     FakeSessions,
     FakeWork,
 )
-from tests.fakes.decided import FakeRequests
+from tests.fakes.requests import FakeRequests
 
 CONSOLE_URL = "https://console.example"
 

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from proxy.hub.store.engines.engine import Location
 from proxy.hub.store.engines.postgres_address import PostgresAddress
+from proxy.hub.store.migrations import postgres_tables as p
 from proxy.hub.store.migrations import tables as t
 from proxy.hub.store.store import Store
 from proxy.hub.store.versions.version import Version
@@ -80,7 +81,7 @@ class StoreInPostgres:
         with self._engine.begin() as connection:
             # Without triggers, which would write rows.
             connection.exec_driver_sql("SET LOCAL session_replication_role = replica")
-            for table in (*t.only_in_postgres.sorted_tables, *reversed(t.metadata.sorted_tables)):
+            for table in (*p.only_in_postgres.sorted_tables, *reversed(t.metadata.sorted_tables)):
                 connection.execute(sa.delete(table))
             for table, rows in self._first.items():
                 connection.execute(sa.insert(table), rows)

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import ssl
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import parse_qs
 
 import attrs
 import trustme
@@ -19,26 +16,10 @@ from auth.hubtime import hub_time
 from auth.jws import TokenError
 from auth.keys import PublicKey
 from auth.tokens import verify_assertion, verify_enrolment
+from tests.fakes.https import Asked, Reply, serve_https
 
 AGENT = "robot"
 PEPPER = b"p" * 32
-
-
-@attrs.define(eq=False)
-class Asked:
-    """A request as it came."""
-
-    method: str
-    path: str
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def form(self) -> dict[str, str]:
-        return {name: values[0] for name, values in parse_qs(self.body.decode()).items()}
-
-
-Reply = tuple[int, dict[str, str], bytes]
 
 
 @attrs.define(eq=False)
@@ -147,40 +128,6 @@ def fake_hub(
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     ca.issue_cert(name or host, not_after=ends).configure_cert(context)
 
-    class Handler(BaseHTTPRequestHandler):
-        def handle_any(self) -> None:
-            length = int(self.headers.get("content-length", "0"))
-            headers = {name.lower(): value for name, value in self.headers.items()}
-            status, fields, body = hub.answer(
-                Asked(self.command, self.path, headers, self.rfile.read(length))
-            )
-            self.send_response(status)
-            for name, value in fields.items():
-                self.send_header(name, value)
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        do_GET = do_POST = handle_any  # noqa: N815 - http.server's names
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Say nothing."""
-
-    class Server(ThreadingHTTPServer):
-        daemon_threads = False
-
-        def handle_error(self, request: object, client_address: object) -> None:
-            """A client that refuses our certificate is no error of the server's."""
-
-    server = Server((host, 0), Handler)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    port = server.server_address[1]
-    hub = FakeHub(f"https://{name or host}:{port}", ca.cert_pem.bytes().decode(), api_key)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
+    with serve_https(host, context, lambda asked: hub.answer(asked)) as port:
+        hub = FakeHub(f"https://{name or host}:{port}", ca.cert_pem.bytes().decode(), api_key)
         yield hub
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import json
 import ssl
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import attrs
 import jwt
 import trustme
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from tests.fakes.https import Reply, serve_https
 from tests.fakes.jwks import jwk, jwks, new_key
 
 DISCOVERY = "/.well-known/openid-configuration"
-Reply = tuple[int, dict[str, str], bytes]
 
 
 @attrs.define(eq=False)
@@ -71,34 +69,7 @@ def running_issuer(host: str = "127.0.0.1", *, slash: bool = False) -> Iterator[
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     ca.issue_cert(host).configure_cert(context)
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            status, fields, body = issuer.answer(self.path)
-            self.send_response(status)
-            for name, value in fields.items():
-                self.send_header(name, value)
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Say nothing."""
-
-    class Server(ThreadingHTTPServer):
-        daemon_threads = False
-
-        def handle_error(self, request: object, client_address: object) -> None:
-            """A client that leaves, or refuses our certificate, is no error of the server's."""
-
-    server = Server((host, 0), Handler)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
     end = "/" if slash else ""
-    issuer = FakeIssuer(f"https://{host}:{server.server_address[1]}{end}", ca.cert_pem.bytes().decode())
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
+    with serve_https(host, context, lambda asked: issuer.answer(asked.path)) as port:
+        issuer = FakeIssuer(f"https://{host}:{port}{end}", ca.cert_pem.bytes().decode())
         yield issuer
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -6,11 +6,12 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import attrs
 import trustme
+
+from tests.fakes.https import Asked, Reply, serve_https
 
 
 @attrs.frozen
@@ -54,38 +55,16 @@ def running_receiver(folder: Path) -> Iterator[FakeReceiver]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     ca.issue_cert("127.0.0.1", "localhost").configure_cert(context)
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["content-length"]))
-            posted = Posted(self.path, {name.lower(): value for name, value in self.headers.items()}, body)
-            receiver.posted.append(posted)
-            status, fields = receiver.answer(posted)
-            self.send_response(status)
-            for name, value in fields.items():
-                self.send_header(name, value)
-            self.send_header("content-length", "0")
-            self.end_headers()
+    def answer(asked: Asked) -> Reply:
+        posted = Posted(asked.path, asked.headers, asked.body)
+        receiver.posted.append(posted)
+        return *receiver.answer(posted), b""
 
-        def log_message(self, format: str, *args: object) -> None:
-            """Say nothing."""
-
-    class Server(ThreadingHTTPServer):
-        daemon_threads = False
-
-        def handle_error(self, request: object, client_address: object) -> None:
-            """A client that leaves is no error of the server's."""
-
-    server = Server(("127.0.0.1", 0), Handler)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    ca_file = folder / f"receiver-{server.server_address[1]}.pem"
-    ca.cert_pem.write_to_path(ca_file)
-    receiver = FakeReceiver(server.server_address[1], ca_file)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield receiver
-    finally:
-        receiver.hangs.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with serve_https("127.0.0.1", context, answer) as port:
+        ca_file = folder / f"receiver-{port}.pem"
+        ca.cert_pem.write_to_path(ca_file)
+        receiver = FakeReceiver(port, ca_file)
+        try:
+            yield receiver
+        finally:
+            receiver.hangs.set()

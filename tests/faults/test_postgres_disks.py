@@ -17,7 +17,7 @@ from tests.system.disk import SmallDisk, hold, needs_root, open_small_disk
 from tests.system.raw import V5, RawClient, Talk
 from tests.system.victims import ENDS_WITHIN_S
 from tests.system.waiting import wait_until
-from tests.system.world import TEAM, Result, World, run
+from tests.system.world import TEAM, Result, World
 
 pytestmark = [needs_root, pytest.mark.long, pytest.mark.timeout(300)]
 
@@ -38,7 +38,7 @@ def add_agent(world: World, name: str) -> RawClient:
 def lock(world: World, name: str) -> tuple[Result, float]:
     """Run the command, and return how long it took."""
     began = time.monotonic()
-    done = run(["hawse", "admin", "agent", "lock", name], world.operator)
+    done = world.try_admin("agent", "lock", name)
     return done, time.monotonic() - began
 
 

@@ -16,7 +16,8 @@ import trio
 from audit.errors import AuditUnavailable
 from audit.postgres.reader import PostgresReader
 from audit.postgres.store import PostgresStore
-from audit.recorder import Recorder, open_recorder
+from audit.recording.opening import open_recorder
+from audit.recording.recorder import Recorder
 from tests.audit.events import call
 from tests.faults.figures import note
 from tests.faults.postgres import FaultyPostgres, faulty_postgres, kill_and_restart

@@ -114,7 +114,7 @@ def test_a_workload_uses_kubectl_by_its_platforms_token_and_keeps_no_secret(
         ca.write_text(issuer.ca_pem)
         claim = "/kubernetes.io/serviceaccount/uid=u-1"
         add = ["federation", "add", issuer.url, "--agent", "federated", "--claim", claim, "--ca", str(ca)]
-        assert b"private address" in run(["hawse", "admin", *add], world.operator).err
+        assert b"private address" in world.try_admin(*add).err
         world.admin(*add, "--allow-private-address")
         token_file.write_text(issuer.token(aud=[hub], **uid))
         done = home.login("--token-file", str(token_file))

@@ -12,11 +12,13 @@ from http.client import HTTPConnection, HTTPResponse, IncompleteRead
 from urllib.parse import urlencode
 from urllib.request import Request, urlopen
 
+import attrs
 import pytest
 
 from sandbox.demo.hubs import HubProcess
 from tests.deploy.monitoring import ONLY_POSTGRES, missing
 from tests.postgres import PostgresServer
+from tests.system.approvals.scene import HELD, LATER, Row, Scene
 from tests.system.hubs import CLUSTER, RELAYS, HubsWorld, administration_of, rows_of, running_hubs
 from tests.system.raw import RawClient
 from tests.system.world import AGENT, DEADLINE_S, NAMESPACE, POD
@@ -88,6 +90,71 @@ def test_the_calls_of_all_hubs_are_listed_and_ended_at_any_of_them(world: HubsWo
         for watch in watches:
             assert b"incident 7" not in watch.rest()
         assert rows_of(third, "sessions") == []
+
+
+@pytest.fixture(scope="module")
+def scene(world: HubsWorld) -> Scene:
+    return Scene.of(world)
+
+
+def at(world: HubsWorld, member: HubProcess) -> list[str]:
+    """The flags that lead the agent's kubectl to this hub, past the balancer: its plugin goes by the URL."""
+    server = f"--server=https://127.0.0.1:{member.port}/clusters/{CLUSTER}"
+    return [server, f"--token={RawClient(world, CLUSTER).token()}"]
+
+
+def approve_at(member: HubProcess, scene: Scene, row: Row) -> None:
+    approver = attrs.evolve(administration_of(member), token=scene.approver.token)
+    approver.post("requests", str(row["id"]), "approve", body={"shown": row["shown"]})
+
+
+def test_of_a_call_that_waits_at_two_hubs_an_approval_at_a_third_lets_one_through(
+    world: HubsWorld, scene: Scene
+) -> None:
+    first, second, third = world.members
+    name = scene.named(HELD)
+    scene.make(name)
+    with ExitStack() as stack:
+        clients = []
+        for member in (first, second):
+            clients.append(world.popen("tunnel", *at(world, member), "delete", "configmap", name))
+            stack.enter_context(clients[-1])
+            stack.callback(clients[-1].kill)
+        world.until(
+            lambda: sum(row["verb"] == "delete" for row in rows_of(third, "sessions")) == len(clients),
+            "both calls",
+        )
+        # Both wait for one request.
+        row = scene.waiting(name)
+        assert [client.poll() for client in clients] == [None, None]
+        approve_at(third, scene, row)
+        ends = [(client.communicate(timeout=DEADLINE_S), client.returncode) for client in clients]
+    assert sorted(code for _, code in ends) == [0, 1], ends
+    assert (scene.is_there(name), scene.ended(row)) == (False, "used")
+    assert scene.writes(f"configmaps/{name}") == [200]
+    assert len(scene.requests(name)) == 1
+
+
+def test_a_call_that_one_hub_has_refused_is_made_at_another_after_its_approval_and_once(
+    world: HubsWorld, scene: Scene
+) -> None:
+    first, second, third = world.members
+    name = scene.named(LATER)
+    delete = ("delete", "configmap", name)
+    scene.make(name)
+    refused = world.kubectl("tunnel", *at(world, first), *delete)
+    assert (refused.code, b"pending" in refused.err) == (1, True), refused.err
+    row = scene.waiting(name)
+    approve_at(third, scene, row)
+    done = world.kubectl("tunnel", *at(world, second), *delete)
+    assert (done.code, scene.ended(row)) == (0, "used"), done.err
+    # There is an object to delete again, and the hub that asked has not used the approval itself.
+    scene.make(name)
+    again = world.kubectl("tunnel", *at(world, first), *delete)
+    assert (again.code, b"was used already" in again.err) == (1, True), again.err
+    assert scene.is_there(name)
+    assert scene.writes(f"configmaps/{name}") == [200]
+    assert len(scene.requests(name)) == 1
 
 
 class Person:

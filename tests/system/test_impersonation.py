@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.system.waiting import wait_until
-from tests.system.world import POD, WAYS, World, run, running_world
+from tests.system.world import POD, WAYS, World, running_world
 
 pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(180)]
 
@@ -26,7 +26,7 @@ def own_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 def check(world: World) -> tuple[int, list[str]]:
     args = ("cluster", "check", "tunnel", "--kubeconfig", str(world.admin_kubeconfig), "--json")
-    done = run(["hawse", "admin", *args], world.operator)
+    done = world.try_admin(*args)
     assert done.code in {0, 3}, done.err
     return done.code, [
         finding["message"] for finding in json.loads(done.out)["findings"] if finding["level"] != "info"
@@ -73,7 +73,7 @@ def test_the_check_tells_who_is_missing_and_whose_name_is_taken(own_world: World
     assert check(world) == (0, [])
     assert world.admin(*kept, "--check") == b""
     world.admin("agent", "remove", "late", "--yes")
-    assert run(["hawse", "admin", *kept, "--check"], world.operator).code == 3
+    assert world.try_admin(*kept, "--check").code == 3
     world.administrator("create", "clusterrolebinding", "x", "--clusterrole=view", "--user=agent:stranger")
     code, found = check(world)
     assert code == 3
@@ -86,9 +86,9 @@ def test_the_bindings_of_a_removed_team_serve_no_other_of_its_name(own_world: Wo
     first = json.loads(world.admin("team", "add", "night", "--json"))
     group = f"--group={first['group']}"
     world.administrator("create", "clusterrolebinding", "night", "--clusterrole=cluster-admin", group)
-    removed = run(["hawse", "admin", "team", "remove", "night"], world.operator)
+    removed = world.try_admin("team", "remove", "night")
     assert b"its name is not reused" in removed.err
-    again = run(["hawse", "admin", "team", "add", "night"], world.operator)
+    again = world.try_admin("team", "add", "night")
     assert again.code == 1
     assert f"the group {first['group']}: choose a new name, or remove those bindings" in again.err.decode()
     assert b"night" not in world.admin("team", "list")
@@ -137,7 +137,7 @@ def test_a_check_refuses_another_clusters_kubeconfig_and_misses_a_relay(own_worl
     sandbox = world.daemons.start("other-sandbox", [sys.executable, "-m", "sandbox", "--dir", str(other)])
     sandbox.wait_for("ready ")
     args = ("cluster", "check", "tunnel", "--kubeconfig")
-    done = run(["hawse", "admin", *args, str(other / "admin.kubeconfig")], world.operator)
+    done = world.try_admin(*args, str(other / "admin.kubeconfig"))
     assert done.code == 1
     assert b"the kubeconfig leads to another cluster than tunnel" in done.err
     assert b"hawse admin cluster repin tunnel" in done.err

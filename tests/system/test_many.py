@@ -11,7 +11,7 @@ from urllib.request import Request, urlopen
 import pytest
 
 from proxy.exchange.wire import CONNECTION_BYTES
-from proxy.process.config import MIB
+from proxy.process.settings import MIB
 from tests.system.load import execute, get, parallel, resident_kib, streaming, timed
 from tests.system.raw import RawClient
 from tests.system.victims import enrol_victim

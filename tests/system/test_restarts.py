@@ -104,7 +104,7 @@ def test_a_terminated_hub_ends_with_exit_code_zero(lasting_world: World) -> None
         wait_until(lambda: any(one["kind"] == "watch" for one in world.session_rows()))
         world.hub.process.terminate()
         assert world.hub.process.wait(30) == 0
-        events = [json.dumps(event) for event in world.hub_audit()]
+        events = [json.dumps(event) for event in world.audit_rows()]
         assert any('"watch"' in event and '"complete"' in event for event in events)
     finally:
         watching.kill()

@@ -14,7 +14,7 @@ import attrs
 import pytest
 
 from sandbox.demo.processes import Daemons, DemoError
-from tests.system.world import DEADLINE_S, POLL_S, Result, World, make_world, run
+from tests.system.world import DEADLINE_S, POLL_S, Result, World, make_world
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -34,7 +34,7 @@ class Lone:
         return self.data / "audit.db"
 
     def admin(self, *args: str) -> Result:
-        return run(["hawse", "admin", *args], self.world.operator)
+        return self.world.try_admin(*args)
 
     def start(self) -> None:
         self.world.start_hub()

@@ -496,11 +496,7 @@ class TLSStream(trio.abc.Stream):
     def send_close_notify_nowait(self) -> bool:
         """End our direction, as `send_close_notify`, as far as the kernel takes it; see `send_nowait`."""
         self._check_may_send()
-        try:
-            self._write_close_notify()
-        except BaseException:
-            self._give_up()
-            raise
+        self._write_close_notify()
         return self.send_nowait(b"")
 
     def _check_may_send(self) -> None:
@@ -548,21 +544,21 @@ class TLSStream(trio.abc.Stream):
         takes nothing; when cancelled, the peer sees a truncation.
         """
         self._check_may_send()
-        try:
-            self._write_close_notify()
-        except BaseException:
-            self._give_up()
-            raise
+        self._write_close_notify()
         farewell, self._held = self._held, b""
         self._sending = _TORN
         await self.transport_stream.send_all(farewell)
 
     def _write_close_notify(self) -> None:
         """Put our close_notify behind what is held."""
-        # unwrap() writes it, and then complains that the peer's has not come.
-        with contextlib.suppress(ssl.SSLError):
-            self._ssl.unwrap()
-        self._hold_answer()
+        try:
+            # unwrap() writes it, and then complains that the peer's has not come.
+            with contextlib.suppress(ssl.SSLError):
+                self._ssl.unwrap()
+            self._hold_answer()
+        except BaseException:
+            self._give_up()
+            raise
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until the transport takes more."""

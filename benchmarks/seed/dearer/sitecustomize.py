@@ -10,7 +10,7 @@ import sys
 
 try:
     from audit.record import Event
-    from audit.recorder import Recorder
+    from audit.recording.recorder import Recorder
 except ImportError as error:
     # Python goes on after an exception here, and the program would run without the seed.
     sys.exit(f"the seed does not fit the product: {error}")

@@ -22,9 +22,9 @@ from proxy.agent.local.files import cache_folder, write_private
 from proxy.kubernetes.write_yaml import to_yaml
 from proxy.listener.accept import open_listeners
 from proxy.process.config import Address
-from proxy.process.filelimit import raise_file_limit
-from proxy.process.signals import stop_signals
-from proxy.process.startup import settle_later
+from proxy.process.lifecycle.filelimit import raise_file_limit
+from proxy.process.lifecycle.signals import stop_signals
+from proxy.process.lifecycle.startup import settle_later
 from tunnel.net.egress import ProxySettings
 
 TOKEN_BYTES = 32

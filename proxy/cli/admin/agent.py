@@ -161,11 +161,8 @@ def change_teams(
     if not add and not remove:
         raise click.UsageError("use --add TEAM, --remove TEAM, or both")
     changed = reach.client().patch("agents", name, "teams", body={"add": add, "remove": remove})
-    if as_json:
-        print_json(changed)
-        return
-    say(f"agent {name} is in: {listed('teams')(changed)}; it may reach: {listed('clusters')(changed)}")
-    say_apply_rbac(changed)
+    done = f"agent {name} is in: {listed('teams')(changed)}; it may reach: {listed('clusters')(changed)}"
+    print_change(changed, done, as_json=as_json)
 
 
 @agent.command("lock")

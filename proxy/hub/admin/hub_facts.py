@@ -21,7 +21,7 @@ from proxy.hub.admin.overview.shapes import Attention, HubFacts
 from proxy.hub.admin.streams.changes import Watched
 from proxy.hub.admin.verbs.answers import time_text
 from proxy.hub.calls.calls import Calls
-from proxy.hub.calls.trail_watch import TrailWatch, fullness
+from proxy.hub.health.trail_watch import TrailWatch, fullness
 from proxy.hub.membership.member import Member
 from proxy.hub.membership.members import Members
 from proxy.hub.peers.asks import Answer

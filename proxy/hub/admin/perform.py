@@ -22,9 +22,10 @@ from msgspec.structs import replace
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from audit.bounds import EXCERPT_CHARACTERS_MAX
 from audit.errors import AuditUnavailable
 from audit.events import new_event
-from audit.record import EXCERPT_CHARACTERS_MAX, Actor, Client, Decision, Event, Kind, Phase, text, utc
+from audit.record import Actor, Client, Decision, Event, Kind, Phase, text, utc
 from audit.record import Cluster as AuditCluster
 from audit.record import Request as AuditRequest
 from audit.record import Response as AuditResponse

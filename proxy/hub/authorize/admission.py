@@ -13,7 +13,8 @@ from collections.abc import Mapping
 
 import attrs
 
-from audit.record import TARGET_CHARACTERS_MAX, Actor, Client, Decision, Kind, Request, text
+from audit.bounds import TARGET_CHARACTERS_MAX
+from audit.record import Actor, Client, Decision, Kind, Request, text
 from audit.record import Cluster as RecordedCluster
 from auth.memo import is_cacheable, memoized
 from auth.requestinfo import BadTarget, RequestInfo, parse

@@ -6,6 +6,7 @@ import attrs
 
 from auth.policy.rules import Policy
 from proxy.hub.store.entities import Agent, Cluster, Snapshot
+from proxy.hub.store.names import not_found
 
 
 @attrs.frozen
@@ -26,6 +27,14 @@ class Binding:
             if policy.clusters.matches(name, cluster.labels)
         ]
         return cls(policy, len(selected), frozenset().union(*selected))
+
+    @classmethod
+    def named(cls, name: str, now: Snapshot) -> Binding:
+        """Find what the policy of this name selects; raises NotFoundError."""
+        policies = {policy.name: policy for policy in now.bundle.policies}
+        if name not in policies:
+            raise not_found("policy", name, policies)
+        return cls.of(policies[name], now)
 
     def selects(self, cluster: Cluster) -> bool:
         """Return whether the policy applies to agents on this cluster."""

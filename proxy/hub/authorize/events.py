@@ -15,13 +15,15 @@ from hashlib import sha256
 import attrs
 from msgspec.structs import replace
 
-from audit.events import new_event
-from audit.record import (
+from audit.bounds import (
     ARGV_ITEMS_MAX,
     EXCERPT_CHARACTERS_MAX,
     NAME_CHARACTERS_MAX,
     READ_QUERY_CHARACTERS_MAX,
     TARGET_CHARACTERS_MAX,
+)
+from audit.events import new_event
+from audit.record import (
     Actor,
     ActorType,
     Approval,

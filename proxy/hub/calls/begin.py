@@ -26,7 +26,8 @@ from proxy.exchange.parked_exchange import check_fault
 from proxy.exchange.server import ServerConnection
 from proxy.hub.authorize.admission import Call, Refusal, parse_request
 from proxy.hub.calls.attempt import outcome_of
-from proxy.hub.calls.calls import Calls, hub_failed, refusal_response
+from proxy.hub.calls.calls import Calls, refusal_response
+from proxy.hub.calls.closing import hub_failed
 from proxy.hub.calls.forwarding import ClusterOffline, OpenedStream, pass_head
 from proxy.hub.calls.live import LiveCall
 from proxy.hub.calls.outcome import CloseReason, Outcome, failed

@@ -20,12 +20,12 @@ from msgspec.structs import replace
 
 from audit.errors import AuditUnavailable
 from audit.ids import new_eid
-from audit.record import Approval, Decision, Event, Kind, Phase, Response, Tunnel
-from audit.recorder import Recorder
+from audit.record import Approval, Decision, Event, Kind, Phase, Response
+from audit.recording.recorder import Recorder
 from auth.jws import TokenError
 from auth.principal import Principal
 from proxy.exchange.server import ServerConnection
-from proxy.hub.authorize.access import AccessTokens, Denied, decide, next_step
+from proxy.hub.authorize.access import AccessTokens, next_step
 from proxy.hub.authorize.admission import (
     PREFIX,
     Admission,
@@ -35,40 +35,31 @@ from proxy.hub.authorize.admission import (
     Refusal,
     parse_request,
 )
-from proxy.hub.authorize.decisions import Verdict, judge
-from proxy.hub.authorize.events import GUARDRAILS, Trail
+from proxy.hub.authorize.decisions import Verdict
+from proxy.hub.authorize.events import Trail
+from proxy.hub.authorize.reconsider import reconsider
 from proxy.hub.calls.asked import AskedCalls, goes_on
+from proxy.hub.calls.closing import closing_event, hub_failed, recorded_tunnel, went_away
 from proxy.hub.calls.forwarding import FirstAttempt, Forwarding, OpenedStream
 from proxy.hub.calls.limits import Exceeded, Limits
 from proxy.hub.calls.live import Ending, LiveCall, LiveCalls
-from proxy.hub.calls.outcome import CloseReason, Outcome, failed
+from proxy.hub.calls.outcome import CloseReason, Outcome
 from proxy.hub.home.config import HubConfig
 from proxy.hub.home.hosts import ClusterHosts
 from proxy.hub.relays.direct import DirectRelays
 from proxy.hub.relays.registry import Registry
 from proxy.hub.store.directory import Directory
 from proxy.listener.unauthenticated import PENDING_S
-from proxy.message.failure import Failure, InboundBroken, Processed, StreamCode
-from proxy.message.head import (
-    LONG_HEAD_BYTES,
-    RequestHead,
-    ResponseHead,
-)
-from proxy.message.status import (
-    DENIAL_BYTES_MAX,
-    STATUS_BYTES_MAX,
-    status_response,
-    with_processed,
-)
-from proxy.process.config import MIB
-from tunnel import Interruptions, Memory, Session
+from proxy.message.failure import InboundBroken, Processed
+from proxy.message.head import LONG_HEAD_BYTES, RequestHead, ResponseHead
+from proxy.message.status import DENIAL_BYTES_MAX, STATUS_BYTES_MAX, status_response, with_processed
+from proxy.process.settings import MIB
+from tunnel import Memory
 from tunnel.net.fairness import fairness
 from tunnel.net.loglimit import LogLimit
 
 # The exceptions of a connection whose client is gone. Any other exception is a bug.
 CLIENT_LEFT = (trio.BrokenResourceError, trio.ClosedResourceError, InboundBroken)
-# The record has only this text. The log has the traceback, because an exception's text may contain secrets.
-_FAULT = "the hub failed by a fault of its own"
 
 _log = logging.getLogger("hawse.hub.calls")
 
@@ -127,25 +118,14 @@ class Calls:
 
     def judge(self, live: LiveCall) -> Ending | None:
         """Return why a live call must end: it would be refused now, or have another identity."""
-        call = live.call
-        try:
-            decided = decide(self.directory.current, call.claims, call.cluster.name)
-        except TokenError as error:
-            return Ending(CloseReason.REVOKED, error.reason)
-        if isinstance(decided, Denied):
-            return Ending(CloseReason.REVOKED, decided.message)
-        agent, cluster = decided
-        if cluster.id != call.cluster.id:
-            return Ending(CloseReason.REVOKED, f'the cluster "{cluster.name}" of this call was removed')
-        lost = _lost_groups(call.agent.principal, agent.principal)
-        if lost:
-            return Ending(CloseReason.REVOKED, f"agent:{agent.name} is no longer in {', '.join(lost)}")
-        bundle = self.directory.current.bundle
-        verdict = judge(bundle, agent, cluster, call.info, time.time())
+        verdict = reconsider(self.directory.current, live.call, time.time())
+        if isinstance(verdict, str):
+            return Ending(CloseReason.REVOKED, verdict)
         if not (verdict.allowed or goes_on(live, verdict, self.asked)):
             why = f": {verdict.decision.failure}" if verdict.decision.failure else ""
             denies = "asks for an approval of it" if verdict.asked else "denies it"
-            return Ending(CloseReason.REVOKED, f"{verdict.rule} {denies} since bundle {bundle.id}{why}")
+            reason = f"{verdict.rule} {denies} since bundle {verdict.bundle.id}{why}"
+            return Ending(CloseReason.REVOKED, reason)
         self._limit(live, verdict)
         return None
 
@@ -368,15 +348,14 @@ class Calls:
             raise
         finally:
             if outcome is None:
-                stopped = Failure(StreamCode.CANCEL, _seen(live), "the client or the hub went away")
-                outcome = failed(live.failure or stopped, CloseReason.CLIENT_GONE, live.tally)
+                outcome = went_away(live)
             self.close(live, opening, outcome, began_s)
 
     def close(self, live: LiveCall, opening: Event, outcome: Outcome, began_s: float) -> None:
         """Record the end of a call that began at `began_s` on the monotonic clock."""
         if outcome.close_reason is CloseReason.CLIENT_GONE and live.ended is None:
             self.limits.cancelled(live.call.claims.principal)
-        closing = _closing(live, opening, outcome, (time.monotonic() - began_s) * 1000)
+        closing = closing_event(live, opening, outcome, (time.monotonic() - began_s) * 1000)
         self.recorder.complete(closing)
         self.observe(closing)
 
@@ -385,7 +364,7 @@ class Calls:
         tally, relay = live.tally, opened.relay
         took_ms = round((time.monotonic() - began_s) * 1000, 3)
         resp = Response(tally.status, "", tally.bytes_out, took_ms, "yes")
-        tunnel = _tunnel(relay.session, opened.before)
+        tunnel = recorded_tunnel(relay.session, opened.before)
         closing = self.trail.read(
             live.call, live.eid, relay.recorded, opened.impersonated, resp, took_ms, tunnel
         )
@@ -410,80 +389,9 @@ def _recheck(directory: Directory, live: LiveCall) -> None:
         live.end(Ending(CloseReason.REVOKED, refusal, unavailable=True))
 
 
-def _tunnel(session: Session | None, before: Interruptions, moved_from: str = "") -> Tunnel | None:
-    """Return the interruptions of a call's tunnel; None without any."""
-    # Nearly every tunnel has none.
-    if session is None or not session.detaches or (now := session.interruptions) == before:
-        return Tunnel(moved_from=moved_from) if moved_from else None
-    through = now.since(before)
-    return Tunnel(through.detaches, round(through.away_s * 1000, 3), through.replayed_frames, moved_from)
-
-
-def hub_failed(connection: ServerConnection, live: LiveCall) -> Outcome:
-    """Return the outcome of a call that a bug has ended."""
-    processed = live.failure.processed if live.failure is not None else _seen(live)
-    outcome = failed(Failure(StreamCode.INTERNAL, processed, _FAULT), CloseReason.HUB_FAILED, live.tally)
-    # The front answers a client that still waits.
-    return attrs.evolve(outcome, status=500) if connection.awaits_answer else outcome
-
-
-def _seen(live: LiveCall) -> Processed:
-    return Processed.YES if live.tally.status else Processed.MAYBE
-
-
 def refusal_response(head: RequestHead, refusal: Refusal) -> tuple[ResponseHead, bytes]:
     """Return the answer to a refused call."""
     bytes_max = STATUS_BYTES_MAX if head.upgrade is not None else DENIAL_BYTES_MAX
     return status_response(
         refusal.status, refusal.reason, refusal.message, details=refusal.details, bytes_max=bytes_max
-    )
-
-
-def _lost_groups(before: Principal | None, now: Principal | None) -> list[str]:
-    """Return the groups of an open call that its agent no longer has."""
-    if before is now or before is None:
-        return []
-    kept = now.groups if now is not None else ()
-    return [group for group in before.groups if group not in kept]
-
-
-def _closing(live: LiveCall, opening: Event, outcome: Outcome, elapsed_ms: float) -> Event:
-    """Return the call's closing event."""
-    ended = live.ended
-    failure = outcome.failure
-    # An answer that was complete before the end took effect is recorded as complete.
-    if ended is not None and failure is not None:
-        failure = Failure(ended.code, failure.processed, ended.reason)
-        outcome = attrs.evolve(outcome, failure=failure, close_reason=ended.close_reason)
-        opening = replace(opening, kind=Kind.SESSION_KILLED)
-    elif failure is not None and failure.code is StreamCode.OVERLOADED:
-        outcome = attrs.evolve(outcome, close_reason=CloseReason.OVERLOADED)
-    response = Response(
-        outcome.status or 0,
-        failure.reason if failure is not None else "",
-        outcome.bytes_out,
-        round(elapsed_ms, 3),
-        failure.processed.name.lower() if failure is not None else "yes",
-    )
-    if live.guardrail:
-        opening = replace(opening, decision=Decision("deny", live.guardrail, GUARDRAILS))
-        response = replace(response, processed="no")
-    stream = opening.stream
-    if stream is not None:
-        stream = replace(
-            stream,
-            bytes_in=outcome.bytes_in,
-            bytes_out=outcome.bytes_out,
-            close_reason=outcome.close_reason.value,
-        )
-    elif outcome.bytes_in and opening.req is not None:
-        opening = replace(opening, req=replace(opening.req, body_bytes=outcome.bytes_in))
-    return opening.completed(
-        datetime.now(UTC),
-        resp=response,
-        stream=stream,
-        tunnel=_tunnel(live.session, live.before, live.moved_from),
-        relay=live.relay,
-        impersonated=live.impersonated,
-        dur_ms=(time.monotonic() - live.began_s) * 1000,
     )

@@ -25,7 +25,8 @@ from proxy.hub.relays.direct import INSTANCE, DirectRelays, DirectRequest
 from proxy.hub.store.entities import Cluster
 from proxy.message.failure import OutboundBroken
 from proxy.message.head import ResponseHead
-from proxy.message.rewrite import failure_of, hub_request_head
+from proxy.message.relay_marks import failure_of
+from proxy.message.rewrite import hub_request_head
 
 _DIRECT = Relay(INSTANCE)
 

@@ -26,7 +26,8 @@ from proxy.hub.relays.registry import Registry
 from proxy.hub.store.entities import Cluster, Mode
 from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
 from proxy.message.head import SAFE_METHODS, HeadError, HeadTooLarge, ResponseHead, request_line
-from proxy.message.rewrite import guardrail_of, hub_request_bytes, hub_response_head, sandboxed
+from proxy.message.relay_marks import guardrail_of
+from proxy.message.rewrite import hub_request_bytes, hub_response_head, sandboxed
 from proxy.message.status import failure_response, status_response, with_processed
 from tunnel import Detached, Draining, Interruptions, SessionClosed, Stream, TooManyStreams
 

@@ -32,7 +32,7 @@ from proxy.hub.authorize.admission import Call
 from proxy.hub.calls.outcome import CloseReason, Tally
 from proxy.hub.calls.relay_port import RelaySide
 from proxy.message.failure import Failure, Processed, StreamCode
-from proxy.process.drain import Drained
+from proxy.process.lifecycle.drain import Drained
 from tunnel import Interruptions, Session
 from tunnel.net.fairness import Chunks
 

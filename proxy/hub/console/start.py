@@ -10,7 +10,7 @@ import trio
 from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp
 
-from audit.recorder import Recorder
+from audit.recording.recorder import Recorder
 from proxy.hub.console.front import ConsoleFront
 from proxy.hub.console.gate import Gate
 from proxy.hub.console.metrics import ConsoleCollector

@@ -25,17 +25,8 @@ from proxy.hub.home.sections.limits import LimitsConfig, faults_of_limits
 from proxy.hub.home.sections.peer import PeerConfig, faults_of_peer, misleading_address
 from proxy.hub.home.sections.webhook import WebhookConfig, faults_of_webhooks
 from proxy.listener.balancers import Balancers
-from proxy.process.config import (
-    PING_S,
-    Address,
-    ConfigError,
-    add_faults,
-    fault_of_file,
-    fault_of_hub_url,
-    fault_of_memory,
-    fault_of_ping,
-    read_stated,
-)
+from proxy.process.config import Address, ConfigError, add_faults, fault_of_file, read_stated
+from proxy.process.settings import PING_S, fault_of_hub_url, fault_of_memory, fault_of_ping
 
 # Both on loopback: an operator must open them to other machines explicitly.
 LISTEN = Address("127.0.0.1", 8443)

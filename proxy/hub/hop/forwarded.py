@@ -34,7 +34,7 @@ from proxy.hub.relays.contexts import AgentContext
 from proxy.hub.relays.registry import Registry
 from proxy.hub.store.directory import Directory
 from proxy.message.failure import Failure, Processed, StreamCode
-from proxy.process.drain import Drained
+from proxy.process.lifecycle.drain import Drained
 from tunnel import Detached, Draining, SessionClosed, Stream, TooManyStreams
 from tunnel.net.fairness import Chunks
 from tunnel.net.waker import Waker

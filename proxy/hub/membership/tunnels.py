@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from proxy.hub.membership.member import ENDED, LIVING_MARGIN_S
 from proxy.hub.store.clusters import RelayContact, Relays, relay_instance
 from proxy.hub.store.database import insert_into
+from proxy.hub.store.migrations import postgres_tables as p
 from proxy.hub.store.migrations import tables as t
 
 
@@ -161,7 +162,7 @@ class Tunnels(Relays):
             tunnel = dials[i].tunnel
             if admissions[i].conflicts or tunnel.contact.cluster_id not in known:
                 continue
-            insert = insert_into(connection, t.tunnels).values(_row(tunnel))
+            insert = insert_into(connection, p.tunnels).values(_row(tunnel))
             connection.execute(insert.on_conflict_do_nothing(index_elements=["session"]))
             news = self._note_connected(connection, tunnel.contact)
             admissions[i] = attrs.evolve(admissions[i], news=news)
@@ -170,8 +171,8 @@ class Tunnels(Relays):
         """Delete tunnels, and note that the relays which have no other one are disconnected."""
         if not ended:
             return
-        tunnels, now = t.tunnels.c, self._clock()
-        connection.execute(sa.delete(t.tunnels).where(tunnels.session.in_([each.session for each in ended])))
+        tunnels, now = p.tunnels.c, self._clock()
+        connection.execute(sa.delete(p.tunnels).where(tunnels.session.in_([each.session for each in ended])))
         for tunnel in sorted(ended, key=lambda each: each.key):
             cluster_id, instance = tunnel.key
             others = sa.select(tunnels.session).where(
@@ -188,13 +189,13 @@ class Tunnels(Relays):
 
         No decision needs it, since such tunnels take no slot. Raises StoreUnavailableError.
         """
-        tunnels, instances = t.tunnels.c, t.relay_instances.c
+        tunnels, instances = p.tunnels.c, t.relay_instances.c
         # Another hub may do the same now.
         ended = (
             sa.select(tunnels.session)
-            .join(t.hubs, t.hubs.c.boot == tunnels.hub_boot)
-            .where(t.hubs.c.state.in_(ENDED))
-            .with_for_update(of=t.tunnels, skip_locked=True)
+            .join(p.hubs, p.hubs.c.boot == tunnels.hub_boot)
+            .where(p.hubs.c.state.in_(ENDED))
+            .with_for_update(of=p.tunnels, skip_locked=True)
         )
         key = sa.tuple_(instances.cluster_id, instances.instance)
         here = sa.exists().where(
@@ -208,7 +209,7 @@ class Tunnels(Relays):
             .with_for_update()
         )
         with self._note() as connection:
-            connection.execute(sa.delete(t.tunnels).where(tunnels.session.in_(ended)))
+            connection.execute(sa.delete(p.tunnels).where(tunnels.session.in_(ended)))
             connection.execute(
                 sa.update(t.relay_instances)
                 .where(key.in_(left))
@@ -218,7 +219,7 @@ class Tunnels(Relays):
     def tunnels_of(self, hub_boot: str) -> dict[str, Tunnel]:
         """The tunnels of a hub process, by session; raises StoreUnavailableError."""
         with self._read() as connection:
-            rows = connection.execute(sa.select(t.tunnels).where(t.tunnels.c.hub_boot == hub_boot))
+            rows = connection.execute(sa.select(p.tunnels).where(p.tunnels.c.hub_boot == hub_boot))
             return {row.session: _tunnel(row) for row in rows}
 
     def tunnels(self) -> list[Standing]:
@@ -229,10 +230,10 @@ class Tunnels(Relays):
 
 # By the database's clock, as the leases are.
 _NOW_S = sa.func.extract("epoch", sa.func.clock_timestamp())
-_ENDS_AT = t.hubs.c.renewed_at + t.hubs.c.stale_s + LIVING_MARGIN_S
-_LIVING = sa.and_(t.hubs.c.state.not_in(ENDED), _ENDS_AT > _NOW_S)
-_STANDING = sa.select(t.tunnels, t.hubs.c.hub, _LIVING.label("living")).join(
-    t.hubs, t.hubs.c.boot == t.tunnels.c.hub_boot
+_ENDS_AT = p.hubs.c.renewed_at + p.hubs.c.stale_s + LIVING_MARGIN_S
+_LIVING = sa.and_(p.hubs.c.state.not_in(ENDED), _ENDS_AT > _NOW_S)
+_STANDING = sa.select(p.tunnels, p.hubs.c.hub, _LIVING.label("living")).join(
+    p.hubs, p.hubs.c.boot == p.tunnels.c.hub_boot
 )
 
 
@@ -245,14 +246,14 @@ def _lock(connection: sa.Connection, cluster_ids: Collection[str]) -> set[str]:
 
 def _leave(connection: sa.Connection, sessions: Collection[str]) -> None:
     if sessions:
-        leaving = sa.update(t.tunnels).where(t.tunnels.c.session.in_(sessions))
+        leaving = sa.update(p.tunnels).where(p.tunnels.c.session.in_(sessions))
         connection.execute(leaving.values(leaving=True))
 
 
 def _taken(connection: sa.Connection, cluster_ids: Collection[str]) -> dict[str, dict[str, Standing]]:
     """The tunnels that have a slot, by cluster and session."""
     found: dict[str, dict[str, Standing]] = defaultdict(dict)
-    tunnels = t.tunnels.c
+    tunnels = p.tunnels.c
     for row in connection.execute(_STANDING.where(tunnels.cluster_id.in_(cluster_ids), ~tunnels.leaving)):
         found[row.cluster_id][row.session] = _standing(row)
     return found

@@ -32,7 +32,8 @@ from proxy.hub.store.secrets.signing_keys import SigningKeys
 from proxy.kubernetes.statement import STATEMENT_BYTES_MAX, STATEMENT_TARGET, Statement
 from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
 from proxy.message.head import RequestHead
-from proxy.message.rewrite import direct_request_head, failure_of
+from proxy.message.relay_marks import failure_of
+from proxy.message.rewrite import direct_request_head
 from tunnel.net.connect import bind_to_peer, client_context
 from tunnel.net.readiness import Readiness
 from tunnel.net.tcp import Bonds

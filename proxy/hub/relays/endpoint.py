@@ -12,7 +12,7 @@ import attrs
 import trio
 
 from audit.record import Kind
-from audit.recorder import Recorder
+from audit.recording.recorder import Recorder
 from auth.hubclock import issue_time
 from auth.principal import Principal
 from auth.tokens import HelloClaims, issue_relay

@@ -13,7 +13,7 @@ from typing import Protocol
 import attrs
 
 from audit.record import Event, Kind
-from audit.recorder import Recorder
+from audit.recording.recorder import Recorder
 from proxy.hub.authorize.events import Trail
 from proxy.hub.relays.relay_limit import RelayRefusedError
 from proxy.hub.store.directory import Directory

@@ -12,7 +12,7 @@ from jsonschema import Draft7Validator
 
 from proxy.kubernetes.chart_values import REPLICAS_MAX, relay_values
 from proxy.kubernetes.manifests import MEMORY_LIMIT_MIB, MEMORY_MIB, relay_manifests
-from proxy.process.config import MEMORY_MIB_MIN
+from proxy.process.settings import MEMORY_MIB_MIN
 from proxy.process.version import VERSION
 from proxy.relay.config import MEMORY_MIB as RELAYS_MEMORY_MIB
 from tests.deploy.charts.faults import SCHEMA, VALID, Fault, faults, rules, without_nulls

@@ -14,7 +14,8 @@ from proxy.agent.local.account import Account, find_account, load_accounts
 from proxy.agent.local.errors import AgentError
 from proxy.agent.local.pending import pending_key
 from proxy.agent.login import enrol, log_in, note_reach, read_ca
-from tests.fakes.hub import AGENT, PEPPER, Asked, FakeHub, Reply, fake_hub
+from tests.fakes.https import Asked, Reply
+from tests.fakes.hub import AGENT, PEPPER, FakeHub, fake_hub
 from tests.proxy.agent.conftest import API_KEY, Home
 
 CODE = new_code(b"c" * 20)

@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from trio.testing import MockClock
 
 from audit.reader import AuditReader
-from audit.recorder import open_recorder
+from audit.recording.opening import open_recorder
 from audit.store import AuditStore
 from auth.hubtime import hub_time
 from auth.jws import TokenError

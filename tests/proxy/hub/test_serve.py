@@ -14,10 +14,10 @@ import pytest
 import trio
 import trio.testing
 
-from audit.flood import FIRST
 from audit.query import Query
 from audit.reader import AuditReader
 from audit.record import Kind
+from audit.recording.flood import FIRST
 from audit.store import AuditStore
 from auth.apikey import hash as hash_key
 from proxy.hub import serve

@@ -17,7 +17,7 @@ from proxy.exchange.deadlines import Deadlines
 from proxy.hub.front import Front
 from proxy.hub.home.config import PEERS_GRACE_S, STOP_GRACE_S, STOP_LB_S, StopConfig
 from proxy.hub.stop import Stop
-from proxy.process.drain import PLAIN_S, Drained
+from proxy.process.lifecycle.drain import PLAIN_S, Drained
 
 
 class Open(Drained):

@@ -18,7 +18,7 @@ from auth.keys import KeySet, SigningKey
 from proxy.kubernetes.cluster_role import CLUSTER_ROLE, ManifestError, Object, cluster_role
 from proxy.kubernetes.manifests import RelayManifest, relay_manifests
 from proxy.kubernetes.write_yaml import to_yaml
-from proxy.process.config import MIB
+from proxy.process.settings import MIB
 from proxy.relay import config as relay_config
 
 ROOT = Path(__file__).parents[3]

@@ -6,7 +6,8 @@ from typing import Literal
 import attrs
 import pytest
 
-from proxy.process.config import Address, add_faults, fault_of_hub_url, read_stated, read_text
+from proxy.process.config import Address, add_faults, read_stated, read_text
+from proxy.process.settings import fault_of_hub_url
 from proxy.process.stated import FILE_BYTES_MAX
 
 

@@ -25,7 +25,7 @@ from proxy.listener import unauthenticated
 from proxy.listener.unauthenticated import UnauthenticatedLimits
 from proxy.message.failure import Failure, Processed, StreamCode
 from proxy.message.head import RequestHead, ResponseHead
-from proxy.message.rewrite import FAILURE_HEADER
+from proxy.message.relay_marks import FAILURE_HEADER
 from proxy.relay import direct, pool
 from proxy.relay.direct_call import DirectCall
 from proxy.relay.service_account import ClusterAccess

@@ -15,7 +15,7 @@ import trio.testing
 
 from auth.principal import Principal
 from proxy.message.failure import Failure, Processed, StreamCode
-from proxy.message.rewrite import FAILURE_HEADER
+from proxy.message.relay_marks import FAILURE_HEADER
 from proxy.relay import exchange, pool
 from proxy.relay.service_account import ClusterAccess
 from tests.proxy.relay import ways

@@ -17,7 +17,7 @@ from auth.policy.text import PolicyError
 from auth.principal import Principal
 from auth.requestinfo import parse
 from auth.tokens import RelayClaims
-from proxy.message.rewrite import guardrail_of
+from proxy.message.relay_marks import guardrail_of
 from proxy.message.status import STATUS_BYTES_MAX
 from proxy.process.files import FILE_BYTES_MAX
 from proxy.relay.guardrails import FAULT_LOGGED_EVERY_S, FILES_MAX, GuardrailDenied, Guardrails

@@ -24,7 +24,8 @@ from proxy.exchange.tunnel_port import TunnelPort
 from proxy.exchange.upstream_port import UpstreamPort
 from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
 from proxy.message.head import RequestHead, ResponseHead
-from proxy.message.rewrite import direct_request_head, failure_of
+from proxy.message.relay_marks import failure_of
+from proxy.message.rewrite import direct_request_head
 from tests.proxy.exchange.clients import HTTPClient, RawBytes
 from tests.proxy.relay.apiserver import Connection, running
 from tests.proxy.relay.ways import DirectWay, TunnelWay, Way, inner, open_way, token

@@ -359,7 +359,7 @@ async def test_an_open_request_is_cut_after_the_grace_or_by_a_second_signal(
     again: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun = trio.Event()
-    monkeypatch.setattr("proxy.process.signals.AT_ONCE_S", math.inf)
+    monkeypatch.setattr("proxy.process.lifecycle.signals.AT_ONCE_S", math.inf)
 
     async def script(connection: Connection) -> None:
         await connection.request()
@@ -387,7 +387,7 @@ async def test_an_open_request_is_cut_after_the_grace_or_by_a_second_signal(
                 if again:
                     await trio.testing.wait_all_tasks_blocked()
                     assert not session.closed
-                    monkeypatch.setattr("proxy.process.signals.AT_ONCE_S", 0.0)
+                    monkeypatch.setattr("proxy.process.lifecycle.signals.AT_ONCE_S", 0.0)
                     os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -30,7 +30,8 @@ from proxy.exchange.inflight_memory import HeldUp
 from proxy.kubernetes.statement import STATEMENT_TARGET, Statement
 from proxy.message.failure import Failure, OutboundBroken
 from proxy.message.head import RequestHead, ResponseHead
-from proxy.message.rewrite import direct_request_head, failure_of
+from proxy.message.relay_marks import failure_of
+from proxy.message.rewrite import direct_request_head
 from proxy.process.files import watch_certificate
 from proxy.relay.config import CLOCK_BOUND_S
 from proxy.relay.direct import DirectServer

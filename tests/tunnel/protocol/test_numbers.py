@@ -9,7 +9,7 @@ import pytest
 
 import tunnel
 from proxy.message.body import BODY_BYTES_MAX
-from proxy.process import config
+from proxy.process import settings
 from tunnel.dialing import backoff, dial
 from tunnel.dialing import resumption as redial
 from tunnel.driver import QUEUE_HIGH_BYTES
@@ -141,10 +141,10 @@ PROSE = {
         ("may use 1 MiB more", ledger.LEDGER_RESERVE_BYTES == MIB),
     ],
     "Liveness": [
-        ("a PING at once on a transport, every 30 s", liveness.PING_IDLE_S == config.PING_S == 30),
+        ("a PING at once on a transport, every 30 s", liveness.PING_IDLE_S == settings.PING_S == 30),
         (
             "(`tunnel.ping_s`, 5 s to 60 s)",
-            (config.PING_S_MIN, config.PING_S_MAX) == (liveness.PING_BUSY_S, resumption.RESUME_TTL_S),
+            (settings.PING_S_MIN, settings.PING_S_MAX) == (liveness.PING_BUSY_S, resumption.RESUME_TTL_S),
         ),
         ("every 5 s while a stream is open", liveness.PING_BUSY_S == 5),
         ("dead 10 s after", liveness.DEAD_AFTER_S == 10),

@@ -19,11 +19,11 @@ from proxy.cli.admin.request.showing import (
 )
 from proxy.cli.errors import CommandError
 from proxy.cli.output import (
-    Object,
     confirm,
     field,
     json_option,
     objects,
+    print_change,
     print_json,
     print_table,
     say,
@@ -125,7 +125,7 @@ def approve_request(reach: Reach, /, request_id: str, shown: str | None, as_json
     if shown is None:
         shown = _looked_at(client, request_id)
     approved = client.post("requests", request_id, "approve", body={"shown": shown})
-    _report(approved, as_json=as_json)
+    print_change(approved, sentence_of(approved), as_json=as_json)
 
 
 @request.command("deny")
@@ -135,7 +135,8 @@ def approve_request(reach: Reach, /, request_id: str, shown: str | None, as_json
 @click.pass_obj
 def deny_request(reach: Reach, /, request_id: str, because: str, as_json: bool) -> None:
     """Deny a request. The same call is refused for 10 minutes without a new request."""
-    _report(reach.client().post("requests", request_id, "deny", body={"because": because}), as_json=as_json)
+    denied = reach.client().post("requests", request_id, "deny", body={"because": because})
+    print_change(denied, sentence_of(denied), as_json=as_json)
 
 
 @request.command("revoke")
@@ -149,7 +150,8 @@ def revoke_request(reach: Reach, /, request_id: str, yes: bool, as_json: bool) -
     What the call has done already is not undone.
     """
     confirm(f"Revoke request {request_id}? A call that runs under it is cut", yes=yes)
-    _report(reach.client().post("requests", request_id, "revoke"), as_json=as_json)
+    revoked = reach.client().post("requests", request_id, "revoke")
+    print_change(revoked, sentence_of(revoked), as_json=as_json)
 
 
 def _looked_at(client: AdminClient, request_id: str) -> str:
@@ -165,10 +167,3 @@ def _looked_at(client: AdminClient, request_id: str) -> str:
         raise CommandError(f"you may not approve it: {text(found, 'may_not')}")
     click.confirm("Approve exactly this call?", abort=True, err=True)
     return text(found, "shown")
-
-
-def _report(request: Object, *, as_json: bool) -> None:
-    if as_json:
-        print_json(request)
-    else:
-        say(sentence_of(request))

@@ -104,8 +104,7 @@ class AgentActions:
             cluster = known(now.clusters_by_name, "cluster", listing.cluster)
             agents = [agent for agent in agents if now.may_reach(agent, cluster)]
         if listing.policy is not None:
-            policies = {policy.name: policy for policy in now.bundle.policies}
-            binding = Binding.of(known(policies, "policy", listing.policy), now)
+            binding = Binding.named(listing.policy, now)
             agents = [agent for agent in agents if binding.binds(agent)]
         return [agent for agent in agents if listing.contains(agent.name, agent.owner)]
 

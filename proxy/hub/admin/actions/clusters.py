@@ -118,8 +118,7 @@ class ClusterActions:
             agent = known(now.agents_by_name, "agent", listing.agent)
             clusters = [cluster for cluster in clusters if now.may_reach(agent, cluster)]
         if listing.policy is not None:
-            policies = {policy.name: policy for policy in now.bundle.policies}
-            binding = Binding.of(known(policies, "policy", listing.policy), now)
+            binding = Binding.named(listing.policy, now)
             clusters = [cluster for cluster in clusters if binding.selects(cluster)]
         return [
             cluster

@@ -119,8 +119,7 @@ class PolicyActions:
             row, policy = await self.directory.read(lambda store: _stored(store.bundle(number), name))
             bundle = f"{row.version}-{row.hash}"
             return Done({"version": row.version, "hash": row.hash, "bundle": bundle, **_policy(policy)})
-        by_name = {policy.name: policy for policy in now.bundle.policies}
-        binding = Binding.of(known(by_name, "policy", name), now)
+        binding = Binding.named(name, now)
         agents = [agent for agent in now.agents_by_id.values() if agent.state is not AgentState.RETIRED]
         binds = {"agents": sum(await in_chunks(binding.binds, agents)), "clusters": binding.clusters}
         return Done({**_version(now.bundle), **_policy(binding.policy), "binds": binds})

@@ -24,6 +24,7 @@ from proxy.hub.store.engines.errors import InvalidError, StoreUnavailableError
 from proxy.hub.store.engines.open_requests import MOVED, OPEN
 from proxy.hub.store.engines.postgres import said
 from proxy.hub.store.local_user import LOCAL_TOKEN_NAME
+from proxy.hub.store.migrations import postgres_tables as p
 from proxy.hub.store.migrations import tables as t
 from proxy.hub.store.versions.version import begin_change
 
@@ -117,7 +118,7 @@ def copy_used_tokens(file: Path, target: sa.Connection, now: float) -> None:
                     for token, kept_until in page
                 ]
                 # A migration that is completed has copied them already.
-                target.execute(postgresql.insert(t.seen).on_conflict_do_nothing(), rows)
+                target.execute(postgresql.insert(p.seen).on_conflict_do_nothing(), rows)
     except sqlite3.Error as error:
         raise StoreUnavailableError(f"cannot read {file}: {error}: remove it, or restore it") from error
 

@@ -13,13 +13,13 @@ from prometheus_client.registry import Collector
 
 from proxy.hub.admin.actions.requests import Requests
 from proxy.hub.approvals.request import State
-from proxy.hub.calls.trail_watch import TrailWatch
+from proxy.hub.health.trail_watch import TrailWatch
 from proxy.hub.identity.enrol import EnrolmentEndpoint
 from proxy.hub.identity.replay_store import ReplayStore
 from proxy.hub.membership.members import Members
 from proxy.hub.relays.operations import Operations
 from proxy.hub.store.directory import Directory
-from proxy.hub.store.entities import AgentState
+from proxy.hub.store.entities import AgentState, Mode
 from proxy.listener.unauthenticated import UnauthenticatedLimits
 from proxy.process.memory.memory_metrics import LIMIT, LIMIT_HELP, USED, USED_HELP, used_by
 from tunnel import Memory
@@ -34,6 +34,8 @@ class HubCollector(Collector):
     def __init__(self, directory: Directory, operations: Operations) -> None:
         self._directory = directory
         self._operations = operations
+        # Clusters with a relay at an earlier scrape. A relay of an older ClusterRole pins no cluster.
+        self._heard: set[str] = set()
 
     def describe(self) -> Iterator[Metric]:
         """Name the metrics without reading anything, so that registering does not collect."""
@@ -56,6 +58,11 @@ class HubCollector(Collector):
         yield bundle
 
         relays = GaugeMetricFamily("hawse_relays", "Connected relay instances.", labels=["cluster"])
+        expected = GaugeMetricFamily(
+            "hawse_relays_expected",
+            "1 for a cluster whose relays have connected by a tunnel before, else 0.",
+            labels=["cluster"],
+        )
         streams = GaugeMetricFamily("hawse_streams", "Open streams to relays.", labels=["cluster"])
         seen = GaugeMetricFamily(
             "hawse_relay_last_seen_seconds", "When a relay of the cluster was last heard.", labels=["cluster"]
@@ -69,15 +76,18 @@ class HubCollector(Collector):
         live = defaultdict(list)
         for relay in self._operations.relays():
             live[relay.cluster].append(relay)
-        for name in sorted(now.clusters_by_name):
+        self._heard = (self._heard | live.keys()) & now.clusters_by_name.keys()
+        for name, cluster in sorted(now.clusters_by_name.items()):
             # A cluster without a connected relay is a 0, not a missing line, so that alerts can match it.
             mine = live.get(name, ())
             relays.add_metric([name], len(mine))
+            before = cluster.cluster_uid is not None or name in self._heard
+            expected.add_metric([name], cluster.mode is Mode.TUNNEL and before)
             streams.add_metric([name], sum(relay.streams or 0 for relay in mine))
             down.add_metric([name], sum(relay.statement.api_server is False for relay in mine))
             if mine:
                 seen.add_metric([name], max(relay.last_seen for relay in mine))
-        yield from (relays, streams, down, seen)
+        yield from (relays, expected, streams, down, seen)
 
 
 class MemoryCollector(Collector):

@@ -10,7 +10,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from audit.record import Kind
-from audit.recorder import Recorder
+from audit.recording.recorder import Recorder
 from proxy.process.metrics.loop_lag import LoopLag
 from proxy.process.metrics.texts import BUILD, BUILD_HELP, EXPIRY, EXPIRY_HELP
 from proxy.process.version import VERSION

@@ -102,6 +102,9 @@ class Asking:
             request = await requests.find(agent_id, plan.digest)
         if request is None:
             self._take(slot)
+            decision = self.live.call.verdict.decision
+            # A preview costs requests to the cluster, so a call that may not ask gets none.
+            await requests.check_limits(agent_id, decision.policy, decision.rule)
             request = await requests.open(await self._new_request(plan), eid=self.live.eid)
         if request.state not in {State.PENDING, State.APPROVED}:
             raise RefusedError(refusal_of(self.live.call, request))

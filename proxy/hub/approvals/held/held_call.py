@@ -36,7 +36,8 @@ from proxy.hub.approvals.plan.refusal import CannotAskError
 from proxy.hub.approvals.request import Request, State
 from proxy.hub.authorize.admission import Refusal
 from proxy.hub.authorize.events import GUARDRAILS
-from proxy.hub.calls.calls import CLIENT_LEFT, hub_failed, refusal_response
+from proxy.hub.calls.calls import CLIENT_LEFT, refusal_response
+from proxy.hub.calls.closing import hub_failed
 from proxy.hub.calls.live import Approved, LiveCall
 from proxy.hub.calls.outcome import CloseReason, Outcome, failed
 from proxy.hub.store.engines.errors import StoreUnavailableError

@@ -43,7 +43,8 @@ from proxy.hub.relays.reachable import ReachableRelay
 from proxy.hub.store.entities import Mode
 from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
 from proxy.message.head import RequestHead, ResponseHead
-from proxy.message.rewrite import guardrail_of, hub_request_head
+from proxy.message.relay_marks import guardrail_of
+from proxy.message.rewrite import hub_request_head
 from proxy.message.status import failure_status, with_processed
 from tunnel.net.waker import Waker
 

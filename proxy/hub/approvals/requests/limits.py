@@ -6,7 +6,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from proxy.hub.approvals.request import LIFE_S, NewRequest, State
+from proxy.hub.approvals.request import LIFE_S, State
 from proxy.hub.approvals.requests.errors import TooManyRequestsError
 from proxy.hub.store.engines.open_requests import IS_OPEN
 from proxy.hub.store.migrations import tables as t
@@ -22,15 +22,19 @@ for DENIALS_S."""
 DENIALS_S: Final = 600.0
 
 
-def check_limits(connection: sa.Connection, new: NewRequest, now: float) -> None:
-    """Raise TooManyRequestsError if the agent may not open this request now.
+def check_limits(
+    connection: sa.Connection, agent_id: str, policy: str, rule: str, *, now: float, database: int
+) -> None:
+    """Raise TooManyRequestsError if the agent may not open a request by this rule now.
 
-    The caller holds the lock of the agent's row, so that no other hub opens one meanwhile.
+    `now` and `database` are those of the connection. In the transaction that opens a request, the caller
+    holds the lock of the agent's row, so that no other hub opens one meanwhile. Without that lock, the answer
+    may be another one a moment later.
     """
     requests = t.requests.c
-    of_agent = requests.agent_id == new.agent_id
+    of_agent = requests.agent_id == agent_id
     count = sa.select(sa.func.count()).select_from(t.requests)
-    is_open = connection.scalar(count.where(of_agent, IS_OPEN)) or 0
+    is_open = connection.scalar(count.where(of_agent, _is_open(now, database))) or 0
     if is_open >= OPEN_MAX:
         raise TooManyRequestsError(
             f"this agent has {is_open} open requests for approval, and may have {OPEN_MAX}: "
@@ -55,8 +59,8 @@ def check_limits(connection: sa.Connection, new: NewRequest, now: float) -> None
             # Older denials than these no longer count. A request is decided within LIFE_S.
             requests.created_at > now - LIFE_S - 2 * DENIALS_S,
             requests.state == State.DENIED,
-            requests.policy == new.policy,
-            requests.rule == new.rule,
+            requests.policy == policy,
+            requests.rule == rule,
         )
         .order_by(requests.decided_at.desc())
         .limit(DENIALS_MAX)
@@ -64,10 +68,24 @@ def check_limits(connection: sa.Connection, new: NewRequest, now: float) -> None
     until = denied_until([float(at) for at in denied if at is not None])
     if until > now:
         raise TooManyRequestsError(
-            f"{DENIALS_MAX} calls of this agent by {new.policy}/{new.rule} were denied within "
+            f"{DENIALS_MAX} calls of this agent by {policy}/{rule} were denied within "
             f"{DENIALS_S / 60:.0f} minutes: for {_minutes(until - now)}, further ones are denied "
             "without asking"
         )
+
+
+def _is_open(now: float, database: int) -> sa.ColumnElement[bool]:
+    """Return the condition of an open request. A row that has expired is none, also before its sweep."""
+    requests = t.requests.c
+    return sa.and_(
+        IS_OPEN,
+        requests.database == database,
+        sa.or_(
+            sa.and_(requests.state == State.PENDING, requests.expires_at > now),
+            sa.and_(requests.state == State.APPROVED, requests.valid_until > now),
+            requests.state == State.USING,
+        ),
+    )
 
 
 def denied_until(denied: list[float]) -> float:

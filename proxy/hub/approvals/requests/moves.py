@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Final, TypeAlias
 
 import attrs
@@ -74,7 +75,8 @@ class Moves:
 
     def many(self, state: State, where: sa.ColumnElement[bool], values: Values, *, note: str = "") -> None:
         """Move requests that meet a condition, BATCH_MAX at most."""
-        self._move(_REQUESTS.id.in_(batch(where)), state, values, "", note)
+        if ids := batch(self.connection, where, BATCH_MAX):
+            self._move(_REQUESTS.id.in_(ids), state, values, "", note)
 
     def sweep(self, of: sa.ColumnElement[bool]) -> None:
         """End requests that have expired, or that are of another database."""
@@ -105,11 +107,27 @@ class Moves:
             send_later(self.connection, self.webhooks, event, reported)
 
 
-def batch(where: sa.ColumnElement[bool]) -> sa.Select[tuple[str]]:
-    """Return the ids of rows that meet a condition, BATCH_MAX at most."""
-    # Rows that another hub changes now are left to it, so that no hub waits for another one.
-    query = sa.select(_REQUESTS.id).where(where).limit(BATCH_MAX)
-    return query.with_for_update(skip_locked=True)
+def batch(connection: sa.Connection, where: sa.ColumnElement[bool], most: int) -> Sequence[str]:
+    """Lock rows that meet a condition, so many at most, and return their ids."""
+    # Rows that another hub changes now are left to it, so that no hub waits for another one. As a subquery of
+    # the UPDATE, PostgreSQL may run this once for each row, and then locks all of them.
+    query = sa.select(_REQUESTS.id).where(where).limit(most).with_for_update(skip_locked=True)
+    return connection.scalars(query).all()
+
+
+def change_in_batches(
+    write: Callable[[], AbstractContextManager[sa.Connection]],
+    change: sa.Update | sa.Delete,
+    where: sa.ColumnElement[bool],
+    most: int,
+) -> None:
+    """Change all rows that meet a condition, and no longer do then, in transactions of so many rows."""
+    while True:
+        with write() as connection:
+            if ids := batch(connection, where, most):
+                connection.execute(change.where(_REQUESTS.id.in_(ids)))
+        if len(ids) < most:
+            return
 
 
 def announce(connection: sa.Connection) -> None:

@@ -44,6 +44,14 @@ class Requests(Follower):
         """
         return await self._read(partial(self._reader.find, agent_id, plan))
 
+    async def check_limits(self, agent_id: str, policy: str, rule: str) -> None:
+        """Raise TooManyRequestsError if `open` would, by what the store says now.
+
+        A hub asks before a preview, which costs requests to the cluster. `open` checks again, since other
+        calls may open requests meanwhile.
+        """
+        await self._read(partial(self._reader.check_limits, agent_id, policy, rule))
+
     async def open(self, new: NewRequest, *, eid: str = "") -> Request:
         """Open a request, or return what `find` returns, if that is not None.
 

@@ -24,13 +24,14 @@ import sqlalchemy as sa
 from proxy.hub.approvals.request import LIFE_S, NewRequest, Request, State
 from proxy.hub.approvals.requests.errors import refusal_of
 from proxy.hub.approvals.requests.limits import check_limits
-from proxy.hub.approvals.requests.moves import BATCH_MAX, RETURNED, Moved, Moves, announce, batch
+from proxy.hub.approvals.requests.moves import BATCH_MAX, RETURNED, Moved, Moves, announce, change_in_batches
 from proxy.hub.approvals.requests.outbox import OPENED, Outbox, clock_and_database, drop_old
 from proxy.hub.approvals.requests.rows import LIGHT, Row, effective, new_row, request_of, storable
 from proxy.hub.store.engines.clock import Now
 from proxy.hub.store.engines.engine import Location
 from proxy.hub.store.engines.errors import NotFoundError
 from proxy.hub.store.engines.open_requests import IS_OPEN, OPEN, ROLLED_BACK, cancel_open_requests
+from proxy.hub.store.migrations import postgres_tables as p
 from proxy.hub.store.migrations import tables as t
 
 USES_RETURNED_MAX: Final = 10
@@ -40,7 +41,12 @@ DENIED_S: Final = 600.0
 USED_S: Final = 10.0
 """How long other calls with the plan of a used grant open nothing."""
 VIEW_KEPT_S: Final = 7 * 24 * 3600.0
-"""How long a view is kept after its request's end."""
+"""How long a view is kept after its request's end, if a person has acted on the request."""
+UNDECIDED_KEPT_S: Final = 24 * 3600.0
+"""The same for a request that has expired or was cancelled undecided: an agent alone can open 20 of these an
+hour, with 256 KiB each."""
+VIEWS_MAX: Final = 50
+"""Views that a statement deletes, of 256 KiB each. Other writers on SQLite wait meanwhile."""
 ROW_KEPT_S: Final = 90 * 24 * 3600.0
 """How long the rest of the row is kept. The trail has its own retention."""
 HUB_ENDED: Final = "the hub that used it has ended"
@@ -91,6 +97,12 @@ class RequestsTable(Outbox):
         with self._read() as connection:
             now, database = clock_and_database(connection)
             return _find(connection, agent_id, plan, now, database)
+
+    def check_limits(self, agent_id: str, policy: str, rule: str) -> None:
+        """Raise TooManyRequestsError if the agent has too many requests; see Requests.check_limits."""
+        with self._read() as connection:
+            now, database = clock_and_database(connection)
+            check_limits(connection, agent_id, policy, rule, now=now, database=database)
 
     def get(self, request_id: str) -> Request:
         """Return a request; raises NotFoundError."""
@@ -159,7 +171,7 @@ class RequestsTable(Outbox):
             moves.sweep(_REQUESTS.agent_id == new.agent_id)
             if (found := _find(connection, new.agent_id, new.plan, now, database)) is not None:
                 return found
-            check_limits(connection, new, now)
+            check_limits(connection, new.agent_id, new.policy, new.rule, now=now, database=database)
             request_id = secrets.token_hex(8)
             times = {"created_at": now, "changed_at": now, "expires_at": now + LIFE_S, "database": database}
             connection.execute(sa.insert(t.requests).values(**new_row(request_id, new), **times))
@@ -244,8 +256,8 @@ class RequestsTable(Outbox):
         dead: sa.ColumnElement[bool] = _REQUESTS.hub_boot.in_(boots)
         with self._moving() as moves:
             if moves.connection.dialect.name == "postgresql":
-                running = sa.select(t.hubs.c.boot).where(t.hubs.c.state.in_(["serving", "leaving"]))
-                dead = ~sa.exists(running.where(t.hubs.c.boot == _REQUESTS.hub_boot))
+                running = sa.select(p.hubs.c.boot).where(p.hubs.c.state.in_(["serving", "leaving"]))
+                dead = ~sa.exists(running.where(p.hubs.c.boot == _REQUESTS.hub_boot))
             using = sa.and_(IS_OPEN, _REQUESTS.state == State.USING, dead)
             values = {"ended_at": Now(), "because": HUB_ENDED}
             moves.many(State.USED, using, values, note=f"spent: {HUB_ENDED}")
@@ -260,24 +272,21 @@ class RequestsTable(Outbox):
         """Delete what was shown long ago, old rows, and webhooks that could not be sent."""
         with self._read() as connection:
             now, _ = clock_and_database(connection)
-        old = sa.and_(_REQUESTS.ended_at < now - VIEW_KEPT_S, _REQUESTS.view != "")
+        undecided = sa.and_(
+            _REQUESTS.state.in_([State.EXPIRED, State.CANCELLED]), _REQUESTS.decided_at.is_(None)
+        )
+        old = sa.and_(
+            _REQUESTS.ended_at < now - UNDECIDED_KEPT_S,
+            sa.or_(undecided, _REQUESTS.ended_at < now - VIEW_KEPT_S),
+            _REQUESTS.view != "",
+        )
         # The effect of a collection is as large as a view. Ended requests compare none.
         clear = sa.update(t.requests).values(view="", summary="", target="", effect="")
-        self._in_batches(lambda ids: clear.where(_REQUESTS.id.in_(ids)), old)
+        change_in_batches(self._note, clear, old, VIEWS_MAX)
         gone = _REQUESTS.ended_at < now - ROW_KEPT_S
-        self._in_batches(lambda ids: sa.delete(t.requests).where(_REQUESTS.id.in_(ids)), gone)
+        change_in_batches(self._note, sa.delete(t.requests), gone, BATCH_MAX)
         with self._note() as connection:
             drop_old(connection)
-
-    def _in_batches(
-        self,
-        statement: Callable[[sa.Select[tuple[str]]], sa.Update | sa.Delete],
-        which: sa.ColumnElement[bool],
-    ) -> None:
-        while True:
-            with self._note() as connection:
-                if connection.execute(statement(batch(which))).rowcount < BATCH_MAX:
-                    return
 
     @contextmanager
     def _moving(self) -> Iterator[Moves]:

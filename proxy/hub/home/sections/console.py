@@ -7,7 +7,8 @@ from urllib.parse import urlsplit
 import attrs
 
 from proxy.listener.balancers import Balancers
-from proxy.process.config import Address, fault_of_hub_url
+from proxy.process.config import Address
+from proxy.process.settings import fault_of_hub_url
 
 _WITHOUT_LISTEN = "goes with console.listen only"
 _LOOPBACK_ALONE = (

@@ -22,6 +22,7 @@ from proxy.hub.store.engines.errors import LACKS_ROW, InvalidError, StoreUnavail
 from proxy.hub.store.engines.postgres_address import PostgresAddress
 from proxy.hub.store.engines.sqlite import SqliteEngine
 from proxy.hub.store.migrations import MigrationError, OlderHubError, is_older, migrate
+from proxy.hub.store.migrations import postgres_tables as p
 from proxy.hub.store.migrations import tables as t
 
 CONNECT_TIMEOUT_S = 2
@@ -298,7 +299,7 @@ def _refuse_without_ownership(connection: sa.Connection) -> None:
 
 
 def _refuse_without_rights(connection: sa.Connection) -> None:
-    known = [*t.metadata.sorted_tables, *t.only_in_postgres.sorted_tables]
+    known = [*t.metadata.sorted_tables, *p.only_in_postgres.sorted_tables]
     tables = [table.name for table in known]
     for right in RIGHTS:
         name = sa.column("name", sa.Text)

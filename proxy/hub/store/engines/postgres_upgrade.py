@@ -14,6 +14,7 @@ from audit.postgres.rights import grants_to, why_deletable
 from proxy.hub.store.engines.errors import StoreUnavailableError
 from proxy.hub.store.engines.postgres import RIGHTS, look, migrate_alone, new_engine, unusable
 from proxy.hub.store.engines.postgres_address import PostgresAddress
+from proxy.hub.store.migrations import postgres_tables as p
 from proxy.hub.store.migrations import read_revision
 from proxy.hub.store.migrations import tables as t
 
@@ -65,7 +66,7 @@ def _grant(connection: sa.Connection, role: str) -> None:
     hub = quote(role)
     current = quote(str(connection.scalar(sa.text("SELECT current_schema()"))))
     statements = [f"GRANT USAGE ON SCHEMA {current} TO {hub}", f"GRANT SELECT ON alembic_version TO {hub}"]
-    for table in (*t.metadata.sorted_tables, *t.only_in_postgres.sorted_tables):
+    for table in (*t.metadata.sorted_tables, *p.only_in_postgres.sorted_tables):
         name = quote(table.name)
         statements += [f"REVOKE ALL ON {name} FROM {hub}", f"GRANT {', '.join(RIGHTS)} ON {name} TO {hub}"]
     for statement in (*statements, *grants_to(hub)):

@@ -11,7 +11,8 @@ from proxy.agent.hub.platform import TOKEN_BYTES_MAX, platform_token
 from proxy.agent.local.account import find_account
 from proxy.agent.local.errors import AgentError
 from proxy.agent.login import log_in_by_platform
-from tests.fakes.hub import AGENT, Asked, FakeHub, Reply, fake_hub
+from tests.fakes.https import Asked, Reply
+from tests.fakes.hub import AGENT, FakeHub, fake_hub
 from tests.faults.egress import open_egress
 from tests.proxy.agent.conftest import Home
 

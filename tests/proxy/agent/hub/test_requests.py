@@ -25,7 +25,8 @@ from proxy.hub.store.directory import open_directory
 from proxy.hub.store.secrets.signing_keys import SigningKeys
 from proxy.hub.store.store import Store
 from proxy.message.status import status_response
-from tests.fakes.hub import AGENT, Asked, FakeHub, Reply, fake_hub
+from tests.fakes.https import Asked, Reply
+from tests.fakes.hub import AGENT, FakeHub, fake_hub
 from tests.fakes.replays import open_replays
 from tests.faults.egress import Egress, open_egress
 from tests.proxy.agent.conftest import API_KEY

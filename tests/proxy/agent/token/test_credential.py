@@ -20,7 +20,8 @@ from proxy.agent.local import files
 from proxy.agent.local.account import Account, save_account
 from proxy.agent.local.errors import AgentError
 from proxy.agent.token.credential import cached_token, credential, read_exec_info
-from tests.fakes.hub import Asked, FakeHub, Reply
+from tests.fakes.https import Asked, Reply
+from tests.fakes.hub import FakeHub
 from tests.proxy.agent.conftest import API_KEY, Home
 from tests.proxy.agent.token.exec_info import NO_CLUSTER, V1, exec_info
 

@@ -17,7 +17,7 @@ import trio
 from click.testing import CliRunner, Result
 
 from audit.mask import Masks
-from audit.recorder import open_recorder
+from audit.recording.opening import open_recorder
 from audit.store import AuditStore
 from proxy.cli.admin import admin
 from proxy.hub.admin.actions.hub import Hubs
@@ -40,7 +40,7 @@ from proxy.hub.home.trails import open_search
 from proxy.hub.relays.operations import OtherHubs, RelayInfo, SessionInfo
 from proxy.hub.store.directory import Directory, open_directory
 from proxy.process.config import Address
-from tests.fakes.decided import FakeRequests
+from tests.fakes.requests import FakeRequests
 
 
 async def run_in_thread(data_dir: Path, job: Job, tell: Callable[[Progress], None]) -> Outcome:

@@ -16,7 +16,8 @@ import yaml
 
 from auth.apikey import new_code
 from proxy.agent.local.account import Account, save_account
-from tests.fakes.hub import Asked, FakeHub, Reply
+from tests.fakes.https import Asked, Reply
+from tests.fakes.hub import FakeHub
 from tests.proxy.agent.conftest import API_KEY, Home
 from tests.proxy.cli.agent.program import BIN, run
 

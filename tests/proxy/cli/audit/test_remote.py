@@ -25,7 +25,8 @@ from proxy.cli.audit.remote import follow_remote, list_remote
 from proxy.cli.errors import CommandError
 from proxy.hub.home.files.local_admin import AdminEndpoint
 from tests.audit.events import NOW_S, call
-from tests.fakes.hub import Reply, fake_hub
+from tests.fakes.https import Reply
+from tests.fakes.hub import fake_hub
 from tests.proxy.cli.admin.conftest import Hub
 
 MANY = 70

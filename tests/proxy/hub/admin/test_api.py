@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 from pathlib import Path
 
 import attrs
@@ -154,6 +155,35 @@ async def test_relays_that_are_here_and_relays_that_left(bench: Bench) -> None:
     assert 'hawse_relays_api_server_down{cluster="prod"} 1.0' in metrics
     (row,) = [each for each in (await bench.ok("GET", "/v1/relays"))["relays"] if each["connected"]]
     assert (row["api_server"], row["pinned"]) == ("down", True)
+
+
+async def test_a_relay_is_expected_once_one_has_connected_by_a_tunnel(bench: Bench) -> None:
+    await enrol(bench)
+    await bench.ok("POST", "/v1/clusters", {"name": "older"})
+    await bench.ok(
+        "POST", "/v1/clusters", {"name": "edge", "mode": "direct", "relay_url": "https://relay.example"}
+    )
+
+    async def expected() -> dict[str, str]:
+        metrics = (await bench.ask("GET", "/metrics")).body.decode()
+        return dict(re.findall(r'^hawse_relays_expected{cluster="(\w+)"} (\S+)$', metrics, re.MULTILINE))
+
+    assert await expected() == {"prod": "0.0", "older": "0.0", "edge": "0.0"}
+    ids = bench.directory.current.clusters_by_name
+    for name in ("prod", "edge"):
+        await bench.directory.change(lambda store, name=name: store.pin_cluster(ids[name].id, "1a2b"))
+    assert await expected() == {"prod": "1.0", "older": "0.0", "edge": "0.0"}
+    # Its relay may not read what would pin the cluster.
+    relay = RelayInfo("older", "pod-a", "0.1.0", "192.0.2.7", 1_800_000_000.0, 1_800_000_009.0, 12.5, 3)
+    bench.operations.live.append(relay)
+    assert await expected() == {"prod": "1.0", "older": "1.0", "edge": "0.0"}
+    bench.operations.live.clear()
+    assert await expected() == {"prod": "1.0", "older": "1.0", "edge": "0.0"}
+    # A new one of the same name.
+    await bench.ok("DELETE", "/v1/clusters/older")
+    assert await expected() == {"prod": "1.0", "edge": "0.0"}
+    await bench.ok("POST", "/v1/clusters", {"name": "older"})
+    assert await expected() == {"prod": "1.0", "older": "0.0", "edge": "0.0"}
 
 
 async def test_relays_are_listed_for_each_tunnel_at_each_hub(bench: Bench) -> None:

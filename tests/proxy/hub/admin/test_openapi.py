@@ -34,7 +34,7 @@ from proxy.hub.store.roles import Role
 from tests.audit.events import call as audited_call
 from tests.fakes.admin import ROLE_TOKENS, TOKEN, WATCH, Bench, enrol, give_each_role_a_token, opened
 from tests.fakes.asgi import call
-from tests.fakes.decided import request_id
+from tests.fakes.requests import request_id
 
 # Of each operation and mode, so that all take some seconds.
 CASES = 3

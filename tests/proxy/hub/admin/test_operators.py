@@ -10,8 +10,9 @@ import pytest
 import trio
 from starlette.routing import Route
 
+from audit.bounds import EXCERPT_CHARACTERS_MAX
 from audit.mask import Masks
-from audit.record import EXCERPT_CHARACTERS_MAX, ActorType, Event, Kind, Phase
+from audit.record import ActorType, Event, Kind, Phase
 from auth.apikey import hash as hash_key
 from proxy.hub.admin.administration import ACTIONS
 from proxy.hub.admin.front import ensure_local_token

@@ -15,11 +15,12 @@ import pytest
 import trio
 from starlette.applications import Starlette
 
-from audit import recorder as recorder_module
 from audit.errors import AuditUnavailable
 from audit.reader import AuditReader
 from audit.record import Actor, ActorType, Event, Kind, Phase, utc
-from audit.recorder import Recorder, open_recorder
+from audit.recording import recorder as recorder_module
+from audit.recording.opening import open_recorder
+from audit.recording.recorder import Recorder
 from audit.store import AuditStore
 from auth.apikey import hash as hash_key
 from proxy.hub.admin.administration import ACTIONS, Action, Administration
@@ -39,7 +40,7 @@ from proxy.hub.store.store import Store
 from tests.audit.events import call as audited_call
 from tests.fakes.admin import PEPPER, TOKEN, FakeOperations, FakeSessions, FakeWork
 from tests.fakes.asgi import Reply, call
-from tests.fakes.decided import FakeRequests
+from tests.fakes.requests import FakeRequests
 
 NOW = 1_800_000_000.0
 

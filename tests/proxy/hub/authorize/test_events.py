@@ -8,17 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from audit.bounds import ARGV_ITEMS_MAX, NAME_CHARACTERS_MAX, TARGET_CHARACTERS_MAX
 from audit.mask import Masks
-from audit.record import (
-    ARGV_ITEMS_MAX,
-    NAME_CHARACTERS_MAX,
-    TARGET_CHARACTERS_MAX,
-    Client,
-    Decision,
-    Event,
-    Kind,
-    encode,
-)
+from audit.record import Client, Decision, Event, Kind, encode
 from auth.principal import Principal
 from auth.requestinfo import decode_value, parse
 from auth.tokens import AccessClaims

@@ -17,7 +17,8 @@ import trio.testing
 
 from audit.reader import AuditReader
 from audit.record import Event
-from audit.recorder import Recorder, open_recorder
+from audit.recording.opening import open_recorder
+from audit.recording.recorder import Recorder
 from audit.store import AuditStore
 from auth.keys import KeySet, SigningKey
 from auth.principal import Principal

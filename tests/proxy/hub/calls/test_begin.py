@@ -25,7 +25,7 @@ from proxy.hub.calls.forwarding import Forwarding, OpenedStream
 from proxy.hub.calls.limits import Exceeded
 from proxy.hub.store.entities import Mode
 from proxy.message.head import RequestHead
-from proxy.message.rewrite import DECISION_HEADER
+from proxy.message.relay_marks import DECISION_HEADER
 from tests.proxy.hub.calls.bench import OK, Bench, fail, open_bench, relay_of, streams_of
 from tests.proxy.hub.calls.line import PODS, POST, Commits, Line, next_of
 from tests.tunnel.passes import counted_passes

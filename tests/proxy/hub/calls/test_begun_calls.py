@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from audit.recorder import Recorder
+from audit.recording.recorder import Recorder
 from proxy.exchange.client_port import ClientPort
 from proxy.exchange.next_pass import NextPass
 from proxy.exchange.parked_exchange import ExchangeFault
@@ -20,7 +20,7 @@ from proxy.hub.admin.live_calls import LiveSessions
 from proxy.hub.calls.calls import Calls
 from proxy.hub.calls.forwarding import Forwarding
 from proxy.hub.home.hub_instances import HubInstances
-from proxy.message.rewrite import DECISION_HEADER
+from proxy.message.relay_marks import DECISION_HEADER
 from tests.proxy.hub.calls.bench import OK, Bench, fail, open_bench, relay_of
 from tests.proxy.hub.calls.bench import read_all as read_to_end
 from tests.proxy.hub.calls.line import PODS, POST, Commits, Line, next_of

@@ -22,7 +22,7 @@ from proxy.hub.calls.outcome import CloseReason
 from proxy.hub.relays.direct import DirectRequest
 from proxy.kubernetes.statement import STATEMENT_TARGET
 from proxy.message.failure import Failure, Processed, StreamCode
-from proxy.message.rewrite import failure_header
+from proxy.message.relay_marks import failure_header
 from tests.proxy.hub.calls.bench import ISSUER, Bench, open_bench, read_all
 from tests.proxy.hub.relays.direct_relays import close_kept, enrol_far
 from tests.proxy.relay.apiserver import OK, Connection, headers, running

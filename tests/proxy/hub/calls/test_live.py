@@ -16,7 +16,8 @@ import trio.testing
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from audit.record import Event
-from audit.recorder import Recorder, Settled
+from audit.recording.queued import Settled
+from audit.recording.recorder import Recorder
 from proxy.exchange import inflight_memory
 from proxy.exchange.inflight_memory import HeldUp
 from proxy.exchange.wire import CONNECTION_BYTES

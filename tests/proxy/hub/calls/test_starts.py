@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from audit.recorder import Recorder
+from audit.recording.recorder import Recorder
 from proxy.exchange.server import ServerConnection
 from proxy.hub.authorize.admission import Call
 from proxy.hub.calls import starts as starts_module

@@ -21,7 +21,7 @@ import trio
 import trio.testing
 
 from audit.reader import AuditReader
-from audit.recorder import open_recorder
+from audit.recording.opening import open_recorder
 from audit.store import AuditStore
 from proxy.hub.home import hub_instances as hub_instances_module
 from proxy.hub.home.files.private_files import DataDirError

@@ -16,7 +16,8 @@ from proxy.hub.store.engines.engine import Location
 from proxy.hub.store.engines.errors import ConflictError, InvalidError, NotFoundError
 from proxy.hub.store.federation import ISSUERS_MAX, RULES_PER_AGENT_MAX, NewIssuer
 from proxy.hub.store.store import Store
-from tests.fakes.issuer import FakeIssuer, Reply, running_issuer
+from tests.fakes.https import Reply
+from tests.fakes.issuer import FakeIssuer, running_issuer
 from tests.fakes.jwks import jwk, jwks
 from tests.proxy.hub.identity.token_bench import ISSUER as HUB
 from tests.proxy.hub.identity.token_bench import Bench, basic, open_bench

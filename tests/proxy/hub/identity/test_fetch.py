@@ -12,7 +12,8 @@ import trio
 from auth.federation import parse_jwks
 from proxy.hub.identity.fetch import ANSWER_BYTES_MAX, FetchFailed, fetch, fetch_jwks
 from proxy.hub.store.entities import Issuer
-from tests.fakes.issuer import DISCOVERY, FakeIssuer, Reply, running_issuer
+from tests.fakes.https import Reply
+from tests.fakes.issuer import DISCOVERY, FakeIssuer, running_issuer
 
 
 @pytest.fixture

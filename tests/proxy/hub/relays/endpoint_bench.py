@@ -15,7 +15,8 @@ import trio.lowlevel
 import trio.testing
 
 from audit.reader import AuditReader
-from audit.recorder import Recorder, open_recorder
+from audit.recording.opening import open_recorder
+from audit.recording.recorder import Recorder
 from audit.store import AuditStore
 from auth.keys import SigningKey
 from auth.tokens import HelloClaims

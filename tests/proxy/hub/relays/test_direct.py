@@ -17,7 +17,8 @@ from trio.testing import wait_all_tasks_blocked
 
 from audit.ids import new_eid
 from audit.reader import AuditReader
-from audit.recorder import Recorder, open_recorder
+from audit.recording.opening import open_recorder
+from audit.recording.recorder import Recorder
 from audit.store import AuditStore
 from auth.key_rotation import issue_rotation
 from auth.keys import SigningKey

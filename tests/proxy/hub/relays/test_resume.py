@@ -14,7 +14,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from auth.keys import SigningKey
 from auth.tokens import HelloClaims, issue_hello
-from proxy.hub.calls.calls import _tunnel
+from proxy.hub.calls.closing import recorded_tunnel
 from proxy.hub.home.config import TunnelConfig
 from proxy.hub.home.sections.limits import LimitsConfig
 from proxy.hub.home.sections.peer import PeerConfig
@@ -165,9 +165,9 @@ async def test_a_token_that_is_not_recorded_begins_no_session(tmp_path: Path) ->
 
 async def test_a_call_records_the_interruptions_of_its_tunnel(tmp_path: Path) -> None:
     async with session_pair() as (untouched, _):
-        assert _tunnel(untouched, untouched.interruptions) is None
+        assert recorded_tunnel(untouched, untouched.interruptions) is None
     async with open_bench(tmp_path) as bench, detached_relay(bench) as (hub, _, _):
-        told = _tunnel(hub, Interruptions())
+        told = recorded_tunnel(hub, Interruptions())
         assert told is not None
         assert told.detaches == 1
         assert told.gap_ms > 0

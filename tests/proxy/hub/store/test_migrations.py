@@ -22,7 +22,8 @@ from proxy.hub.store.engines import postgres as postgres_engine
 from proxy.hub.store.engines.engine import Location
 from proxy.hub.store.engines.errors import StoreUnavailableError
 from proxy.hub.store.engines.postgres_address import PostgresAddress
-from proxy.hub.store.migrations.tables import metadata, only_in_postgres
+from proxy.hub.store.migrations.postgres_tables import only_in_postgres
+from proxy.hub.store.migrations.tables import metadata
 from proxy.hub.store.roles import Role
 from proxy.hub.store.store import Store
 from tests.fakes.databases import run

@@ -17,7 +17,8 @@ from proxy.hub.admin.asgi import REQUEST_BODY_BYTES_MAX
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.devca import ensure_certificate
 from proxy.hub.home.files.local_admin import AdminEndpoint
-from tests.fakes.hub import Asked, Reply, fake_hub
+from tests.fakes.https import Asked, Reply
+from tests.fakes.hub import fake_hub
 from tests.proxy.cli.admin.conftest import Hub
 
 

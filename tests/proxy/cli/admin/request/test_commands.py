@@ -19,7 +19,7 @@ from proxy.cli.admin.request.showing import SUMMARY_CHARACTERS_MAX, followed_lin
 from proxy.cli.output import text
 from proxy.hub.approvals.request import State
 from proxy.hub.approvals.view import Change, View
-from tests.fakes.decided import VIEW
+from tests.fakes.requests import VIEW
 from tests.fakes.terminal import on_terminal
 from tests.proxy.cli.admin.conftest import Hub
 

@@ -8,7 +8,8 @@ import pytest
 from proxy.hub.approvals.held.decided import no_longer_asked
 from proxy.hub.approvals.request import NewRequest, Request, State
 from proxy.hub.approvals.view import View
-from tests.proxy.hub.approvals.held.fakes import APPROVER, POLICY, HeldBench
+from tests.fakes.requests import APPROVER
+from tests.proxy.hub.approvals.held.fakes import POLICY, HeldBench
 
 EXEC = "/api/v1/namespaces/dev/pods/a/exec?stdin=true&command=sh"
 
@@ -34,7 +35,7 @@ def request_of(bench: HeldBench) -> Request:
         target=EXEC,
         upgrade=True,
     )
-    return Request("req-1", new, State.APPROVED, 0, 0.0, 3600.0, decided_by=APPROVER)
+    return Request("a-1", new, State.APPROVED, 0, 0.0, 3600.0, decided_by=APPROVER)
 
 
 def why_not(bench: HeldBench, request: Request) -> str:

@@ -40,7 +40,7 @@ NO = b"HTTP/1.1 %s\r\ncontent-length: 3\r\n\r\n"
 async def test_a_call_waits_and_succeeds_once_it_is_approved(bench: HeldBench) -> None:
     async with asking(bench) as asked:
         await until_held(bench)
-        [request] = bench.requests.rows.values()
+        [request] = bench.requests.found
         assert request.state is State.PENDING
         assert request.new.what == "delete deployments.apps dev/web"
         assert request.new.reason == "look first"
@@ -51,7 +51,7 @@ async def test_a_call_waits_and_succeeds_once_it_is_approved(bench: HeldBench) -
         assert asked.status == 200
     await until_state(bench, State.USED)
     assert bench.requests.log == [
-        "open req-1", "pending→approved req-1", "approved→using req-1", "using→used req-1",
+        "open a-1", "pending→approved a-1", "approved→using a-1", "using→used a-1",
     ]  # fmt: skip
     [intent, closing] = await bench.hub.trail()
     assert (intent["phase"], closing["phase"]) == ("intent", "complete")
@@ -64,7 +64,7 @@ async def test_a_call_waits_and_succeeds_once_it_is_approved(bench: HeldBench) -
             "policy": "careful",
             "bundle": bundle,
         }
-        assert event["approval"] == {"request": "req-1"}
+        assert event["approval"] == {"request": "a-1"}
 
 
 async def test_a_call_whose_time_is_over_is_refused_and_its_repeat_finds_the_approval(
@@ -73,9 +73,9 @@ async def test_a_call_whose_time_is_over_is_refused_and_its_repeat_finds_the_app
     async with asking(bench) as asked:
         await until_held(bench)
         mock_clock.jump(WAIT_S)
-        await asked.refused("approval request req-1 is pending: repeat the same command after it is approved")
+        await asked.refused("approval request a-1 is pending: repeat the same command after it is approved")
         causes = asked.causes
-        assert causes["ApprovalRequest"] == "req-1"
+        assert causes["ApprovalRequest"] == "a-1"
         assert causes["ApprovalState"] == "pending"
         assert causes["How"] == "repeat the same command after it is approved"
         assert causes["PolicyRule"] == "careful/risky"
@@ -85,8 +85,8 @@ async def test_a_call_whose_time_is_over_is_refused_and_its_repeat_finds_the_app
         assert asked.status == 200
     await until_state(bench, State.USED)
     async with asking(bench) as asked:
-        await asked.refused("approval request req-1 was used already")
-    bench.requests.rows.clear()
+        await asked.refused("approval request a-1 was used already")
+    bench.requests.found.clear()
     async with asking(bench) as asked:
         await until_held(bench)
         mock_clock.jump(WAIT_S)
@@ -101,7 +101,7 @@ async def test_a_denial_ends_the_wait_with_the_words_of_the_approver(bench: Held
             if held:
                 await until_held(bench)
                 bench.requests.deny("not on a Friday")
-            await asked.refused("approval request req-1 was denied: not on a Friday")
+            await asked.refused("approval request a-1 was denied: not on a Friday")
             assert asked.causes["Why"] == "not on a Friday"
             assert asked.causes["ApprovalState"] == "denied"
     assert bench.previews.made == 1
@@ -128,7 +128,7 @@ async def test_a_client_that_leaves_in_the_pass_of_the_approval_is_not_served(be
         while bench.held.parts.slots.count:
             await step()
     assert bench.requests.states == [State.APPROVED]
-    assert "approved→using req-1" not in bench.requests.log
+    assert "approved→using a-1" not in bench.requests.log
 
 
 async def test_a_client_that_leaves_during_the_commit_of_the_use_is_not_served(bench: HeldBench) -> None:
@@ -140,7 +140,7 @@ async def test_a_client_that_leaves_during_the_commit_of_the_use_is_not_served(b
             await step()
         asked.client.close_nowait()
         committed.set()
-        while bench.requests.log[-1] != "using→approved req-1":
+        while bench.requests.log[-1] != "using→approved a-1":
             await step()
     [closing] = await bench.hub.trail()
     assert closing["resp"]["processed"] == "no"
@@ -160,7 +160,7 @@ async def test_a_client_that_leaves_during_the_commit_of_the_intent_is_not_serve
     async with asking(bench) as asked:
         await until_held(bench)
         bench.requests.approve()
-        while bench.requests.log[-1] != "using→approved req-1":
+        while bench.requests.log[-1] != "using→approved a-1":
             await step()
     events = await bench.hub.trail()
     assert [event["phase"] for event in events] == ["intent", "complete"]
@@ -264,7 +264,7 @@ async def test_a_body_is_kept_for_all_attempts_under_one_use(bench: HeldBench) -
         await asked.wait()
         assert asked.status == 201
     await until_state(bench, State.USED)
-    assert bench.requests.log.count("approved→using req-1") == 1
+    assert bench.requests.log.count("approved→using a-1") == 1
 
 
 async def received_of(stream: trio.abc.ReceiveStream, size: int) -> bytes:
@@ -281,7 +281,7 @@ async def test_a_conflict_and_a_blocked_eviction_give_the_use_back(bench: HeldBe
         bench.requests.approve()
         await answer(bench, asked, NO % status)
     await until_state(bench, State.APPROVED)
-    assert bench.requests.rows["req-1"].uses_returned == 1
+    assert bench.requests.found[0].uses_returned == 1
     async with asking(bench) as asked:
         await answer(bench, asked)
     await until_state(bench, State.USED)
@@ -329,9 +329,9 @@ async def test_one_agent_has_a_bounded_number_of_held_calls(bench: HeldBench) ->
         await until_held(bench, HELD_PER_AGENT_MAX)
         async with asking(bench, line % 99) as asked:
             await asked.refused("8 calls of this agent wait for an approval already")
-        assert len(bench.requests.rows) == HELD_PER_AGENT_MAX
+        assert len(bench.requests.found) == HELD_PER_AGENT_MAX
         # A call that is approved need not wait.
-        bench.requests.approve("req-3")
+        bench.requests.approve("a-3")
         await (await accept(bench.relay)).send_head(NO % b"200 OK")
 
 
@@ -339,8 +339,8 @@ async def test_a_second_call_with_the_plan_of_a_held_one_is_refused_at_once(benc
     async with asking(bench):
         await until_held(bench)
         async with asking(bench) as asked:
-            await asked.refused("approval request req-1 is pending")
-        assert len(bench.requests.rows) == 1
+            await asked.refused("approval request a-1 is pending")
+        assert len(bench.requests.found) == 1
 
 
 async def test_of_two_calls_with_one_approval_one_wins(bench: HeldBench) -> None:
@@ -348,7 +348,7 @@ async def test_of_two_calls_with_one_approval_one_wins(bench: HeldBench) -> None
     async with asking(bench) as asked:
         await until_held(bench)
         bench.requests.approve()
-        await asked.refused("approval request req-1 was used already")
+        await asked.refused("approval request a-1 was used already")
 
 
 async def test_an_exec_is_held_once_and_its_repeat_over_spdy_is_answered_at_once(
@@ -357,15 +357,15 @@ async def test_an_exec_is_held_once_and_its_repeat_over_spdy_is_answered_at_once
     async with asking_exec(bench) as asked:
         await until_held(bench)
         mock_clock.jump(WAIT_S)
-        await asked.refused("approval request req-1 is pending")
+        await asked.refused("approval request a-1 is pending")
         head, _, body = asked.received.partition(b"\r\n\r\n")
         assert b"HTTP/1.1 403 " in head
         assert len(body) <= 1000
-        assert asked.causes["ApprovalRequest"] == "req-1"
+        assert asked.causes["ApprovalRequest"] == "a-1"
     async with asking_exec(bench) as asked:
-        await asked.refused("approval request req-1 is pending")
+        await asked.refused("approval request a-1 is pending")
     # Another request of the same exec is no twin.
-    bench.requests.change("req-1", State.EXPIRED)
+    bench.requests.change("a-1", State.EXPIRED)
     async with asking_exec(bench):
         await until_held(bench)
     mock_clock.jump(FALLBACK_S + 1)
@@ -384,7 +384,7 @@ async def test_the_text_of_an_upgrade_has_the_id_first_and_fits(
     async with asking_exec(bench) as asked:
         await until_held(bench)
         bench.requests.deny("no " * 500)
-        await asked.refused("approval request req-1 was denied: no no")
+        await asked.refused("approval request a-1 was denied: no no")
         assert len(asked.received.partition(b"\r\n\r\n")[2]) <= 1000
 
 
@@ -395,11 +395,11 @@ async def test_an_object_that_changed_makes_the_request_stale_and_asks_again(ben
         bench.requests.approve()
         await until_state(bench, State.STALE, State.PENDING)
         await until_held(bench)
-        bench.requests.approve("req-2")
+        bench.requests.approve("a-2")
         await answer(bench, asked)
         assert asked.status == 200
     await until_state(bench, State.STALE, State.USED)
-    assert "approved→using req-1" not in bench.requests.log
+    assert "approved→using a-1" not in bench.requests.log
 
 
 async def test_a_preview_that_fails_is_the_answer_and_opens_nothing(bench: HeldBench) -> None:
@@ -414,7 +414,7 @@ async def test_a_preview_that_fails_is_the_answer_and_opens_nothing(bench: HeldB
     bench.previews.refused = PreviewRefused(403, "no secrets here", guardrail="no-secrets")
     async with asking(bench) as asked:
         await asked.refused("no secrets here")
-    assert not bench.requests.rows
+    assert not bench.requests.found
     [conflict, guarded] = await bench.hub.trail()
     # An API server may quote a body, which the trail never holds.
     assert conflict["note"] == "the API server refuses what the call would do with 409"
@@ -432,9 +432,9 @@ async def test_a_hub_that_leaves_refuses_the_held_calls_and_holds_no_others(benc
     async with asking(bench) as asked:
         await until_held(bench)
         bench.held.leave()
-        await asked.refused("approval request req-1 is pending")
+        await asked.refused("approval request a-1 is pending")
     async with asking(bench) as asked:
-        await asked.refused("approval request req-1 is pending")
+        await asked.refused("approval request a-1 is pending")
     bench.requests.approve()
     async with asking(bench) as asked:
         await answer(bench, asked)
@@ -453,7 +453,7 @@ async def test_a_body_that_cannot_be_bound_is_refused_unread(bench: HeldBench) -
     ) as asked:
         await asked.client.send_all(b"no chunk\r\n")
         await asked.refused("the request's body is malformed", 400)
-    assert not bench.requests.rows
+    assert not bench.requests.found
 
 
 async def test_a_running_exec_ends_with_its_approval_but_not_by_the_rule_that_asked(bench: HeldBench) -> None:
@@ -468,8 +468,8 @@ async def test_a_running_exec_ends_with_its_approval_but_not_by_the_rule_that_as
         [live] = bench.hub.calls.live
         await step()
         assert live.ended is None
-        bench.requests.change("req-1", State.REVOKED)
-        bench.held.on_change(frozenset({"req-1"}))
+        bench.requests.change("a-1", State.REVOKED)
+        bench.held.on_change(frozenset({"a-1"}))
         await asked.wait()
         assert live.ended is not None
         assert live.ended.reason.startswith("careful/risky asks for an approval of it")

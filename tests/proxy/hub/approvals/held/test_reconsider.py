@@ -7,7 +7,7 @@ from trio.testing import MockClock
 
 from proxy.hub.approvals.held.reconsider import Reconsider
 from proxy.hub.approvals.request import State
-from tests.proxy.hub.approvals.held.fakes import FakeRequests
+from tests.fakes.requests import FakeRequests
 from tests.proxy.hub.approvals.requests.bench import new_request, populate
 
 

@@ -12,7 +12,7 @@ from proxy.hub.approvals.preview.shapes import Preview, PreviewRefused
 from proxy.hub.approvals.view import Change
 from proxy.kubernetes.statement import STATEMENT_TARGET
 from proxy.message.failure import Failure, Processed, StreamCode
-from proxy.message.rewrite import failure_header
+from proxy.message.relay_marks import failure_header
 from tests.proxy.hub.approvals.preview.clusters import Cluster
 from tests.proxy.hub.calls.bench import open_bench
 from tests.proxy.hub.relays.direct_relays import close_kept, enrol_far

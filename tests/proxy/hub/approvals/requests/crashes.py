@@ -34,7 +34,8 @@ import trio
 from audit.events import new_event
 from audit.ids import new_eid
 from audit.record import Actor, ActorType, Approval, Kind, Phase, Response, utc
-from audit.recorder import Recorder, open_recorder
+from audit.recording.opening import open_recorder
+from audit.recording.recorder import Recorder
 from audit.store import AuditStore
 from proxy.hub.approvals.request import Request, State
 from proxy.hub.approvals.requests.service import Requests, open_requests

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.hub.approvals.request import State
+from proxy.hub.approvals.request import LIFE_S, NewRequest, Request, State
 from proxy.hub.approvals.requests.errors import TooManyRequestsError
 from proxy.hub.approvals.requests.limits import (
     DENIALS_MAX,
@@ -15,7 +18,22 @@ from proxy.hub.approvals.requests.limits import (
 )
 from proxy.hub.approvals.requests.table import RequestsTable
 from proxy.hub.store.engines.engine import Location
+from tests.fakes.databases import run
 from tests.proxy.hub.approvals.requests.bench import new_request, opened, populate, wait
+
+
+def refused(table: RequestsTable, new: NewRequest, why: str) -> None:
+    """Neither a look before the preview lets the request pass, nor the transaction."""
+    with pytest.raises(TooManyRequestsError, match=why) as before:
+        table.check_limits(new.agent_id, new.policy, new.rule)
+    with pytest.raises(TooManyRequestsError) as opening:
+        table.open(new, serves="")
+    assert str(before.value) == str(opening.value)
+
+
+def opens(table: RequestsTable, new: NewRequest) -> Request:
+    table.check_limits(new.agent_id, new.policy, new.rule)
+    return table.open(new, serves="")
 
 
 def deny(table: RequestsTable, request_id: str) -> None:
@@ -26,13 +44,50 @@ def test_an_agent_has_twenty_open_requests_at_all_hubs(database: Location) -> No
     snapshot = populate(database, 2)
     with opened(database) as table, opened(database, "boot-b") as other:
         first = [table.open(new_request(snapshot, number), serves="") for number in range(OPEN_MAX)]
-        with pytest.raises(TooManyRequestsError, match=r"has 20 open requests for approval, and may have 20"):
-            other.open(new_request(snapshot, 99), serves="")
+        refused(other, new_request(snapshot, 99), r"has 20 open requests for approval, and may have 20")
         # It joins one, and another agent opens its own.
         assert other.open(new_request(snapshot), serves="") == first[0]
-        other.open(new_request(snapshot, 99, "robot1"), serves="")
+        opens(other, new_request(snapshot, 99, "robot1"))
         assert table.end(first[0].id, State.CANCELLED, "the policy allows it")
-        other.open(new_request(snapshot, 99), serves="")
+        opens(other, new_request(snapshot, 99))
+
+
+def test_hubs_that_open_at_once_keep_the_limit(database: Location) -> None:
+    """All of them find room before their previews."""
+    snapshot = populate(database)
+    with ExitStack() as stack:
+        hubs = [stack.enter_context(opened(database, f"boot-{number}")) for number in range(4)]
+        for number in range(OPEN_MAX - 2):
+            hubs[0].open(new_request(snapshot, number), serves="")
+        for hub in hubs:
+            hub.check_limits(new_request(snapshot).agent_id, "shop", "risky")
+
+        def opens_another(number: int) -> bool:
+            try:
+                hubs[number].open(new_request(snapshot, OPEN_MAX + number), serves="")
+            except TooManyRequestsError:
+                return False
+            return True
+
+        with ThreadPoolExecutor(len(hubs)) as pool:
+            assert sum(pool.map(opens_another, range(len(hubs)))) == 2
+
+
+def test_requests_that_no_longer_count_are_not_open_also_before_a_sweep(database: Location) -> None:
+    """As while the hub could not write, or in a database that was restored."""
+    snapshot = populate(database, 2)
+    with opened(database) as table:
+        for number in range(OPEN_MAX):
+            for robot in ("robot0", "robot1"):
+                request = table.open(new_request(snapshot, number, robot), serves="")
+                if number % 2:
+                    table.decide(request.id, approve=True, by="ann", answer="", shown=request.new.shown)
+        refused(table, new_request(snapshot, 99), "has 20 open requests")
+        restored = f"where agent_id = '{snapshot.agents_by_name['robot1'].id}'"
+        run(database, f"update requests set database = database + 1 {restored}")
+        opens(table, new_request(snapshot, 99, "robot1"))
+        wait(database, LIFE_S)
+        opens(table, new_request(snapshot, 99))
 
 
 def test_an_agent_opens_sixty_requests_an_hour(database: Location) -> None:
@@ -43,12 +98,10 @@ def test_an_agent_opens_sixty_requests_an_hour(database: Location) -> None:
             assert table.end(request.id, State.STALE, "")
             if number == 0:
                 wait(database, 600)
-        with pytest.raises(TooManyRequestsError, match=r"60 approvals within an hour.* in 50 minutes$"):
-            table.open(new_request(snapshot, 99), serves="")
+        refused(table, new_request(snapshot, 99), r"60 approvals within an hour.* in 50 minutes$")
         wait(database, 3000)
-        table.open(new_request(snapshot, 99), serves="")
-        with pytest.raises(TooManyRequestsError, match=r"in 10 minutes$"):
-            table.open(new_request(snapshot, 100), serves="")
+        opens(table, new_request(snapshot, 99))
+        refused(table, new_request(snapshot, 100), r"in 10 minutes$")
 
 
 def test_three_denials_by_a_rule_deny_what_it_asks_for_ten_minutes(database: Location) -> None:
@@ -63,18 +116,16 @@ def test_three_denials_by_a_rule_deny_what_it_asks_for_ten_minutes(database: Loc
         wait(database, 500)
         table.open(new_request(snapshot, 8), serves="")
         deny(table, asked[-1].id)
-        refused = r"^3 calls of this agent by shop/risky were denied within 10 minutes: for 10 minutes, "
-        with pytest.raises(TooManyRequestsError, match=refused):
-            table.open(new_request(snapshot, 9), serves="")
-        table.open(new_request(snapshot, 9, rule="other"), serves="")
+        why = r"^3 calls of this agent by shop/risky were denied within 10 minutes: for 10 minutes, "
+        refused(table, new_request(snapshot, 9), why)
+        opens(table, new_request(snapshot, 9, rule="other"))
         # Of another policy, whose rule has the same id.
-        table.open(new_request(snapshot, 11, policy="elsewhere"), serves="")
-        table.open(new_request(snapshot, 9, "robot1"), serves="")
+        opens(table, new_request(snapshot, 11, policy="elsewhere"))
+        opens(table, new_request(snapshot, 9, "robot1"))
         wait(database, 590)
-        with pytest.raises(TooManyRequestsError, match=r": for 1 minute, "):
-            table.open(new_request(snapshot, 10), serves="")
+        refused(table, new_request(snapshot, 10), r": for 1 minute, ")
         wait(database, 20)
-        table.open(new_request(snapshot, 10), serves="")
+        opens(table, new_request(snapshot, 10))
 
 
 @given(st.lists(st.floats(0, 5000), max_size=6))

@@ -46,6 +46,7 @@ def test_no_statement_scans_the_requests_of_three_months(database: Location) -> 
         request = table.open(new_request(snapshot), serves="")
         table.decide(request.id, approve=True, by="ann", answer="", shown=request.new.shown)
         table.find(request.new.agent_id, plan(1))
+        table.check_limits(request.new.agent_id, "shop", "risky")
         table.look(60)
         table.every_open()
         table.find_all(states=[State.PENDING], agent_id=None, cluster_id=None, offset=0, limit=10)

@@ -15,6 +15,7 @@ from proxy.hub.approvals.requests.errors import NotOpenError, ShownDiffersError,
 from proxy.hub.approvals.requests.table import (
     DENIED_S,
     ROW_KEPT_S,
+    UNDECIDED_KEPT_S,
     USED_S,
     USES_RETURNED_MAX,
     VIEW_KEPT_S,
@@ -292,6 +293,31 @@ def test_what_was_shown_is_deleted_a_week_after_the_end_and_the_row_later(databa
         wait(database, ROW_KEPT_S)
         table.tidy()
         assert run(database, "select count(*) from requests") == [(1,)]
+
+
+@pytest.mark.parametrize("before", [State.EXPIRED, State.CANCELLED])
+def test_what_was_shown_and_never_decided_is_deleted_a_day_after_the_end(
+    database: Location, before: State
+) -> None:
+    snapshot = populate(database)
+    with opened(database) as table:
+        requests = [table.open(new_request(snapshot, number), serves="") for number in range(3)]
+        approved(table, requests[1])
+        for request in requests[:2]:
+            table.end(request.id, before, "")
+        table.decide(requests[2].id, approve=False, by="ann", answer="no", shown="")
+        wait(database, UNDECIDED_KEPT_S - 60)
+        table.tidy()
+        assert not any(table.get(request.id).view_deleted for request in requests)
+        wait(database, 120)
+        table.tidy()
+        assert [table.get(request.id).view_deleted for request in requests] == [True, False, False]
+        left = table.get(requests[0].id)
+        assert (left.state, left.new.what, left.new.shown) != (before, "", "")
+        assert (left.state, left.new.target, left.new.effect) == (before, "", "")
+        wait(database, VIEW_KEPT_S)
+        table.tidy()
+        assert all(table.get(request.id).view_deleted for request in requests)
 
 
 def test_a_view_that_cannot_be_read_is_not_approved_by_looking(database: Location) -> None:

@@ -12,12 +12,12 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
-import pytest
 import trio
 
 from proxy.hub.approvals.requests import outbox
 from proxy.hub.approvals.webhook.sender import LEASE_S
 from proxy.hub.store.engines.engine import Location
+from proxy.hub.store.engines.postgres_address import PostgresAddress
 from tests.audit.eventually import eventually
 from tests.fakes.databases import run
 from tests.proxy.hub.approvals.requests.bench import new_request, opened, populate
@@ -98,17 +98,19 @@ import sys, trio
 from pathlib import Path
 from contextlib import closing
 from proxy.hub.home.sections.webhook import WebhookConfig
+from proxy.hub.store.engines.postgres_address import PostgresAddress
 from proxy.hub.store.store import Store
 from tests.proxy.hub.approvals.requests.bench import new_request
 from tests.proxy.hub.approvals.webhook.hubs import hub
 
-location, url, secret, ca = sys.argv[1:]
+place, url, secret, ca = sys.argv[1:]
+location = PostgresAddress(place) if place.startswith("postgresql:") else Path(place)
 webhook = WebhookConfig("on-call", url, "json", Path(secret), Path(ca), True)
 
 async def main():
-    with closing(Store(Path(location), org="acme", clock=lambda: 1000.0)) as store:
+    with closing(Store(location, org="acme", clock=lambda: 1000.0)) as store:
         snapshot = store.snapshot()
-    async with hub(Path(location), snapshot, webhook, boot="killed") as requests:
+    async with hub(location, snapshot, webhook, boot="killed") as requests:
         await requests.open(new_request(snapshot))
         await trio.sleep(60)
 
@@ -116,13 +118,13 @@ trio.run(main)
 """
 
 
-@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 async def test_a_message_whose_hub_was_killed_before_it_noted_it_is_sent_again(
     database, receiver, webhook_at
 ):
     snapshot = populate(database)
     webhook = webhook_at(receiver)
-    argv = [str(database), webhook.url, str(webhook.secret_file), str(webhook.ca_file)]
+    place = database.url if isinstance(database, PostgresAddress) else str(database)
+    argv = [place, webhook.url, str(webhook.secret_file), str(webhook.ca_file)]
     process = subprocess.Popen([sys.executable, "-c", _PROCESS, *argv], cwd=Path(__file__).parents[5])
     with process:
         # The hub is killed when its message has arrived, and has no answer yet.

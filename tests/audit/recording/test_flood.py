@@ -4,9 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from audit.flood import FIRST, SOURCES_MAX, WINDOW_S, Floods
 from audit.ids import new_eid
 from audit.record import Actor, ActorType, Client, Cluster, Decision, Kind, Phase, Request, Response
+from audit.recording.flood import FIRST, SOURCES_MAX, WINDOW_S, Floods
 from tests.audit.events import NOW_S, call, failure
 
 

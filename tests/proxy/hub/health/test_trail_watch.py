@@ -11,9 +11,9 @@ import trio.testing
 from audit.record import Event, Kind
 from audit.store import TrailMark
 from proxy.hub.authorize.events import Trail
-from proxy.hub.calls import trail_watch
 from proxy.hub.calls.outcome import CloseReason
-from proxy.hub.calls.trail_watch import DISK_CHECK_S, Disk, TrailWatch, disk_of
+from proxy.hub.health import trail_watch
+from proxy.hub.health.trail_watch import DISK_CHECK_S, Disk, TrailWatch, disk_of
 
 GIB = 2**30
 

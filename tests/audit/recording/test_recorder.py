@@ -16,10 +16,11 @@ import trio
 from msgspec.structs import replace
 from trio.testing import wait_all_tasks_blocked
 
-from audit import recorder as recorder_module
 from audit.errors import AuditUnavailable
 from audit.record import Decision, Event, Kind, Phase
-from audit.recorder import BATCH_BYTES_MAX, BATCH_EVENTS_MAX, Recorder, open_recorder
+from audit.recording import recorder as recorder_module
+from audit.recording.opening import open_recorder
+from audit.recording.recorder import BATCH_BYTES_MAX, BATCH_EVENTS_MAX, Recorder
 from audit.shares import Agent
 from audit.store import AuditStore
 from tests.audit.events import call, failure
@@ -522,7 +523,7 @@ async def test_a_flood_of_failures_is_one_event_with_a_count(store: WatchedStore
 async def test_a_floods_window_ends_while_the_hub_is_idle(
     store: WatchedStore, trail: Trail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("audit.flood.WINDOW_S", 0.1)
+    monkeypatch.setattr("audit.recording.flood.WINDOW_S", 0.1)
     async with open_recorder(store) as recorder:
         for _ in range(50):
             recorder.complete(failure())
@@ -534,7 +535,7 @@ CHILD = """
 import sys, trio
 from contextlib import closing
 from pathlib import Path
-from audit.recorder import open_recorder
+from audit.recording.opening import open_recorder
 from audit.store import AuditStore
 from tests.audit.events import call
 

@@ -17,7 +17,7 @@ import attrs
 import trio
 
 from audit.record import Event, Kind
-from audit.recorder import Recorder
+from audit.recording.recorder import Recorder
 from audit.stores import OwnTrail
 from proxy.hub.calls.live import Ending, LiveCalls
 from proxy.hub.calls.outcome import CloseReason

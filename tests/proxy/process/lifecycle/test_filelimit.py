@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from proxy.process.filelimit import OPEN_MAX, raise_file_limit
+from proxy.process.lifecycle.filelimit import OPEN_MAX, raise_file_limit
 
 
 @pytest.fixture(autouse=True)

@@ -3,8 +3,7 @@
 Theory of operation. Tasks append events to a deque. One writer thread takes all queued events and commits
 them as one batch. The senders of intents are called through trio's token, once per batch. While one
 batch is being committed the next one gathers, so the commit's latency groups the intents, and they never
-linger. No task waits for completions; they linger up to LINGER_S for a fuller batch. There is no thread start
-and no `to_thread` call per event: the writer is one such call that lasts as long as the recorder.
+linger. No task waits for completions; they linger up to LINGER_S for a fuller batch.
 
 A store in PostgreSQL may wait for its database: then all intents wait behind its batch, and the recorder is
 not down yet. If the store does not know whether a batch was committed, it keeps the batch. The intents in it
@@ -15,6 +14,8 @@ Completions are kept, up to the queue's bounds. Every RETRY_S the writer tries t
 event about the gap; when that succeeds the recorder is up again. Operations that may proceed without the
 trail store their events elsewhere, and pass them to `keep`; those events are written first. The caller
 decides whether reads continue meanwhile, by `healthy`.
+
+Both threads change the queue and the gap, under one lock. So both sides are one class.
 """
 
 from __future__ import annotations
@@ -23,24 +24,22 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TypeAlias
 
 import attrs
 import trio
 
 from audit.errors import AuditUnavailable, CommitUnknown, ContentRefused
-from audit.events import new_event
-from audit.flood import Floods, counts
 from audit.ids import new_eid
-from audit.record import Actor, ActorType, Event, Kind, Phase, Response, utc
+from audit.record import Event, Kind, Phase, Response, utc
+from audit.recording.flood import Floods, counts
+from audit.recording.gap import Gap
+from audit.recording.queued import Item, Parked, Settled, Waiter, events_of, settle_all, waiters_of, weight_of
 from audit.shares import Agent
 from audit.stores import TrailStore
 
-# A completion waits this long for others: commits of 16 and more events cost 8 µs per event, of one event 137
-# µs.
+# A completion waits this long for others: commits of 16 and more cost 8 µs per event, of one event 137 µs.
 LINGER_S = 0.020
 # A larger batch saves nothing and delays the intents in it.
 BATCH_EVENTS_MAX = 256
@@ -57,48 +56,6 @@ _STOPPED = "the recorder has stopped"
 _CALL = Kind.CALL
 
 _log = logging.getLogger("hawse.audit")
-
-
-Settled: TypeAlias = Callable[[str | None], None]
-"""Called with None once an event is durable, or with the reason why it is not."""
-
-
-@attrs.define(eq=False)
-class _Waiter:
-    """An event whose sender is called once it is on the disk."""
-
-    event: Event | None
-    """None for a flush, which only waits for the events before it."""
-    settled: Settled
-
-
-@attrs.define(eq=False)
-class _Parked:
-    """A task that waits until its event is on the disk (a Settled)."""
-
-    woken: trio.Event = attrs.Factory(trio.Event)
-    failure: str | None = None
-
-    def __call__(self, failure: str | None) -> None:
-        self.failure = failure
-        self.woken.set()
-
-
-# An Event in the queue has no waiting task.
-_Item: TypeAlias = Event | _Waiter
-
-
-@attrs.define(eq=False)
-class _Gap:
-    """A period in which the store is down, and the number of events without a row."""
-
-    reason: str
-    began: float
-    retry_at_s: float
-    refused: int = 0
-    lost: int = 0
-    began_s: float = attrs.Factory(time.monotonic)
-    """On the monotonic clock, to measure the duration."""
 
 
 class Recorder:
@@ -122,12 +79,12 @@ class Recorder:
         self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)
         # The lock guards everything below.
-        self._queue: deque[_Item] = deque()
+        self._queue: deque[Item] = deque()
         self._queue_bytes = 0
         self._waiters = 0
         self._linger_until_s = 0.0
         self._floods = Floods(new_eid, source_of)
-        self._gap: _Gap | None = None
+        self._gap: Gap | None = None
         self._kept: list[tuple[Event, Callable[[], None]]] = []
         self._stopping = False
         # Bounded by the number of agents.
@@ -149,7 +106,7 @@ class Recorder:
     def down_s(self) -> float:
         """For how many seconds events have not reached the disk; 0 while they do."""
         gap = self._gap
-        return 0.0 if gap is None else time.monotonic() - gap.began_s
+        return 0.0 if gap is None else gap.lasts_s
 
     @property
     def queued(self) -> int:
@@ -178,7 +135,7 @@ class Recorder:
         AuditUnavailable: the call must be refused.
         """
         _check_intent(event)
-        self._enqueue(_Waiter(event, settled))
+        self._enqueue(Waiter(event, settled))
 
     def withdraw(self, event: Event) -> None:
         """End an intent whose client left before the call was forwarded."""
@@ -193,14 +150,14 @@ class Recorder:
         await self._durable(None)
 
     async def _durable(self, event: Event | None) -> None:
-        parked = _Parked()
-        self._enqueue(_Waiter(event, parked))
+        parked = Parked()
+        self._enqueue(Waiter(event, parked))
         await parked.woken.wait()
         if parked.failure is not None:
             raise AuditUnavailable(parked.failure)
 
-    def _enqueue(self, waiter: _Waiter) -> None:
-        event, weight_bytes = waiter.event, _weight_bytes(waiter)
+    def _enqueue(self, waiter: Waiter) -> None:
+        event, weight_bytes = waiter.event, weight_of(waiter)
         with self._lock:
             if self._stopping:
                 raise AuditUnavailable(_STOPPED)
@@ -267,10 +224,10 @@ class Recorder:
             stored, self._stored = self._stored, {}
         return stored
 
-    def _overflow(self) -> _Gap:
+    def _overflow(self) -> Gap:
         """Begin a gap because the store works, but is slower than the incoming events; a commit ends it."""
         reason = f"{len(self._queue)} events wait for the audit trail, which is too slow"
-        self._gap = _Gap(reason, self._clock(), retry_at_s=0.0)
+        self._gap = Gap(reason, self._clock(), retry_at_s=0.0)
         _log.error("audit: %s; writes are refused", reason)
         return self._gap
 
@@ -278,7 +235,7 @@ class Recorder:
 
     def run_writer(self) -> None:
         """Commit batches until `stop`; the body of the one writer thread."""
-        batch: list[_Item] = []
+        batch: list[Item] = []
         try:
             while (found := self._next_batch()) is not None:
                 batch = found
@@ -288,7 +245,7 @@ class Recorder:
             # After a bug no task must wait forever; the exception itself ends the hub.
             with self._lock:
                 self._stopping = True
-                left = _waiters([*batch, *self._queue])
+                left = waiters_of([*batch, *self._queue])
             self._settle(left, _STOPPED)
 
     def stop(self) -> None:
@@ -297,7 +254,7 @@ class Recorder:
             self._stopping = True
             self._wake.notify()
 
-    def _next_batch(self) -> list[_Item] | None:
+    def _next_batch(self) -> list[Item] | None:
         """Wait until there is something to commit; None means that the writer must end."""
         with self._lock:
             while True:
@@ -325,7 +282,7 @@ class Recorder:
             return 0.0
         return self._linger_until_s if self._queue else None
 
-    def _take(self) -> list[_Item]:
+    def _take(self) -> list[Item]:
         if len(self._queue) <= BATCH_EVENTS_MAX and self._queue_bytes <= BATCH_BYTES_MAX:
             batch = list(self._queue)
             self._queue.clear()
@@ -336,23 +293,23 @@ class Recorder:
         while self._queue and len(batch) < BATCH_EVENTS_MAX and left_bytes > 0:
             item = self._queue.popleft()
             batch.append(item)
-            left_bytes -= _weight_bytes(item)
+            left_bytes -= weight_of(item)
         self._queue_bytes -= BATCH_BYTES_MAX - left_bytes
-        self._waiters -= len(_waiters(batch))
+        self._waiters -= len(waiters_of(batch))
         return batch
 
-    def _write(self, batch: list[_Item]) -> None:
+    def _write(self, batch: list[Item]) -> None:
         with self._lock:
             gap = attrs.evolve(self._gap) if self._gap is not None else None
             kept = list(self._kept)
-        events = [event for item in batch if (event := _event(item)) is not None]
+        events = events_of(batch)
         refused: Mapping[str, str] = {}
         stored: Mapping[Agent, int]
         try:
             if kept:
                 self._write_kept(kept)
             stored = self._store.append(
-                [self._gap_event(gap), *events] if gap is not None else events, boot=self._boot
+                [gap.event(self._org), *events] if gap is not None else events, boot=self._boot
             )
         except ContentRefused as error:
             _log.error("audit: %s", error)
@@ -368,7 +325,7 @@ class Recorder:
                 self._stored[agent] = self._stored.get(agent, 0) + size
         if gap is not None:
             self._store_recovered(gap)
-        waiting = _waiters(batch)
+        waiting = waiters_of(batch)
         if refused:
             lost = [waiter for waiter in waiting if waiter.event is not None and waiter.event.eid in refused]
             self._settle(lost, "the audit trail cannot record this call")
@@ -382,20 +339,17 @@ class Recorder:
         with self._lock:
             del self._kept[: len(kept)]
 
-    def _store_recovered(self, gap: _Gap) -> None:
+    def _store_recovered(self, gap: Gap) -> None:
         with self._lock:
             assert self._gap is not None
-            # Events refused while the gap's event was being committed belong to the next gap.
-            refused, lost = self._gap.refused - gap.refused, self._gap.lost - gap.lost
-            rest = _Gap(gap.reason, self._clock(), 0.0, refused, lost) if refused or lost else None
-            self._gap = rest
-        took_s = time.monotonic() - gap.began_s
+            self._gap = self._gap.rest(gap, self._clock())
+        took_s = gap.lasts_s
         self.last_gap = self._clock(), took_s
         _log.warning("audit: the trail is written again after %.1f s", took_s)
 
-    def _commit_unknown(self, batch: list[_Item], gap: _Gap | None, reason: str) -> None:
+    def _commit_unknown(self, batch: list[Item], gap: Gap | None, reason: str) -> None:
         """Refuse the intents of a batch that the store keeps, and queue ends of those that may be written."""
-        waiting = _waiters(batch)
+        waiting = waiters_of(batch)
         begun = [waiter.event for waiter in waiting if waiter.event is not None]
         response = Response(0, "the audit trail did not confirm the intent in time", processed="no")
         with self._lock:
@@ -421,14 +375,14 @@ class Recorder:
         with self._lock:
             self._ended -= eids
 
-    def _store_failed(self, batch: list[_Item], reason: str, *, refused: int = 0) -> None:
+    def _store_failed(self, batch: list[Item], reason: str, *, refused: int = 0) -> None:
         """Refuse waiting events and keep the others; on shutdown, give up."""
         with self._lock:
             pending = [*batch, *self._queue]
-            kept: list[_Item] = [item for item in pending if isinstance(item, Event)]
-            waiting = _waiters(pending)
+            kept: list[Item] = [item for item in pending if isinstance(item, Event)]
+            waiting = waiters_of(pending)
             if self._gap is None:
-                self._gap = _Gap(reason, self._clock(), 0.0)
+                self._gap = Gap(reason, self._clock(), 0.0)
                 _log.error("audit: %s; writes are refused until it is back", reason)
             self._gap.reason = reason
             self._gap.retry_at_s = time.monotonic() + RETRY_S
@@ -439,84 +393,15 @@ class Recorder:
                 self._kept.clear()
                 kept = []
             self._queue = deque(kept)
-            self._queue_bytes = sum(map(_weight_bytes, kept))
+            self._queue_bytes = sum(map(weight_of, kept))
             self._waiters = 0
         self._settle(waiting, reason)
 
-    def _gap_event(self, gap: _Gap) -> Event:
-        return new_event(
-            Kind.AUDIT_GAP,
-            Actor(ActorType.HUB),
-            org=self._org,
-            at=gap.began,
-            eid=new_eid(),
-            dur_ms=round((time.monotonic() - gap.began_s) * 1000, 3),
-            count=max(1, gap.refused + gap.lost),
-            note=f"writes refused: {gap.refused}, events lost: {gap.lost} ({gap.reason})",
-        )
-
-    def _settle(self, waiters: list[_Waiter], failure: str | None) -> None:
+    def _settle(self, waiters: list[Waiter], failure: str | None) -> None:
         if waiters:
-            self._token.run_sync_soon(partial(_settle_all, waiters, failure))
+            self._token.run_sync_soon(partial(settle_all, waiters, failure))
 
 
 def _check_intent(event: Event) -> None:
     if event.phase is not Phase.INTENT:
         raise ValueError(f"event {event.eid} is no intent but {event.phase}")
-
-
-def _event(item: _Item) -> Event | None:
-    return item if isinstance(item, Event) else item.event
-
-
-def _waiters(items: Iterable[_Item]) -> list[_Waiter]:
-    return [item for item in items if isinstance(item, _Waiter)]
-
-
-def _weight_bytes(item: _Item) -> int:
-    event = _event(item)
-    return event.weight_bytes if event is not None else 0
-
-
-def _settle_all(waiters: list[_Waiter], failure: str | None) -> None:
-    for waiter in waiters:
-        waiter.settled(failure)
-
-
-@asynccontextmanager
-async def open_recorder(
-    store: TrailStore,
-    *,
-    org: str = "",
-    boot: str = "",
-    clock: Callable[[], float] = time.time,
-    is_running: Callable[[str], bool] | None = None,
-    source_of: Callable[[str], str] = str,
-) -> AsyncIterator[Recorder]:
-    """Open the recorder; on leaving, all queued events are written if the store permits it.
-
-    At the start, intents without an end from earlier boots are ended as `unknown`. Boots that still run end
-    their own; `is_running` recognises them, and is called on a thread. For `source_of` see audit.flood.
-    Raises AuditUnavailable if the store is down already. The caller closes the store.
-    """
-    boot = boot or new_eid()
-    closed = await trio.to_thread.run_sync(
-        partial(store.close_unknown, boot, utc(clock()), is_running=is_running)
-    )
-    if closed:
-        _log.warning("audit: calls of an earlier run without a known end: %d", closed)
-    recorder = Recorder(store, org=org, boot=boot, clock=clock, source_of=source_of)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(_run_in_thread, recorder.run_writer)
-        try:
-            yield recorder
-        finally:
-            recorder.stop()
-
-
-async def _run_in_thread(run_writer: Callable[[], None]) -> None:
-    # Shielded, or a cancellation before the thread starts would lose queued events. `stop` ends it once
-    # the queued events are written, or the store fails; the store bounds the time of each batch. It has its
-    # own limiter because it keeps its thread permanently, and must not occupy a shared one.
-    with trio.CancelScope(shield=True):
-        await trio.to_thread.run_sync(run_writer, limiter=trio.CapacityLimiter(1))

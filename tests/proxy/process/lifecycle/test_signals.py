@@ -7,7 +7,7 @@ import pytest
 import trio
 import trio.testing
 
-from proxy.process.signals import AT_ONCE_S, UNREAD_MAX, stop_signals
+from proxy.process.lifecycle.signals import AT_ONCE_S, UNREAD_MAX, stop_signals
 
 
 async def test_signals_arrive_in_order_and_unread_ones_have_no_effect(

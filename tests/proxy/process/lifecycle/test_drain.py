@@ -8,7 +8,7 @@ import attrs
 import trio
 from trio.testing import MockClock
 
-from proxy.process.drain import PLAIN_S
+from proxy.process.lifecycle.drain import PLAIN_S
 from proxy.relay.exchange import Call, Underway
 from proxy.relay.metrics import Counts
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 import trio
 
-from proxy.process.startup import GC_THRESHOLD, SETTLE_AFTER_S, settle, settle_later
+from proxy.process.lifecycle.startup import GC_THRESHOLD, SETTLE_AFTER_S, settle, settle_later
 
 
 @pytest.fixture(autouse=True)
