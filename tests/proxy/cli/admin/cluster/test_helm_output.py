@@ -123,8 +123,8 @@ async def test_a_disk_that_fills_up_says_how_to_go_on(
         patched.setattr("proxy.cli.admin.cluster.secret_output.os.open", full)
         line = await hub.fails(*ADD, "--secret", str(file))
     assert line == (
-        f"hawse: cannot write {file}: No space left on device; the hub has stored the new key of prod already, "
-        "so make another: hawse admin cluster key prod\n"
+        f"hawse: cannot write {file}: No space left on device; the hub has stored the new key of prod "
+        "already, so make another: hawse admin cluster key prod\n"
     )
     assert os.listdir(tmp_path) == ["hub"]
     await hub.ok("cluster", "key", "prod", "--output", "helm", "--secret", str(file))
@@ -138,8 +138,8 @@ async def test_values_that_cannot_be_printed_say_how_to_go_on(hub: Hub, tmp_path
         done = await trio.run_process(command, stdout=stdout, capture_stderr=True, check=False, env=env)
     assert (done.returncode, done.stderr.decode()) == (
         1,
-        "hawse: cannot print: No space left on device; the hub has stored the new key of prod already, so make "
-        "another: hawse admin cluster key prod\n",
+        "hawse: cannot print: No space left on device; the hub has stored the new key of prod already, so "
+        "make another: hawse admin cluster key prod\n",
     )
 
 
