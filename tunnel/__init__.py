@@ -13,7 +13,8 @@ from tunnel.protocol.errors import (
     RemoteProtocolError,
     StreamCode,
 )
-from tunnel.protocol.frames import HEAD_BYTES_MAX, NONCE_BYTES, RESUME, Hello, Resume, Welcome
+from tunnel.protocol.frames import HEAD_BYTES_MAX, NONCE_BYTES, RESUME
+from tunnel.protocol.greetings import Hello, Resume, Welcome
 from tunnel.protocol.memory import Memory
 from tunnel.protocol.streams import Context
 from tunnel.refusals import Detached, Draining, Rejected, SessionClosed, TooManyStreams

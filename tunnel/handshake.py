@@ -16,10 +16,10 @@ from contextlib import suppress
 import attrs
 import trio
 
-from tunnel.protocol import frames
+from tunnel.protocol import frames, greetings
 from tunnel.protocol.connection import Connection, Phase, Role
 from tunnel.protocol.errors import CloseCode, RemoteProtocolError
-from tunnel.protocol.frames import Hello, Welcome
+from tunnel.protocol.greetings import Hello, Welcome
 from tunnel.refusals import FAREWELL_S, Rejected, SessionClosed, farewell_of
 from tunnel.settings import GREETING_S, Settings
 from tunnel.websocket.transport import Transport, TransportClosed
@@ -50,7 +50,7 @@ async def say_hello(transport: Transport, hello: Hello) -> bytes:
     RemoteProtocolError for anything but a WELCOME, after telling the listener.
     """
     try:
-        await transport.send(frames.hello(hello))
+        await transport.send(greetings.hello(hello))
     except TransportClosed as exc:
         raise _ended(exc) from exc
     message = await _receive(transport)
@@ -85,12 +85,12 @@ def read_hello(message: bytes) -> Hello:
     if len(message) > frames.HEADER_BYTES + len(payload):
         # A session that goes on would not count the other frames, and so misnumber all that follow.
         raise RemoteProtocolError("a HELLO is not alone in its message")
-    return frames.decode_hello(payload)
+    return greetings.decode_hello(payload)
 
 
 def read_welcome(message: bytes) -> Welcome:
     """The WELCOME that a message begins with; raises RemoteProtocolError."""
-    return frames.decode_welcome(_greeting(message, frames.WELCOME))
+    return greetings.decode_welcome(_greeting(message, frames.WELCOME))
 
 
 async def greet(

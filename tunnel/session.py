@@ -27,7 +27,7 @@ from tunnel.net.readiness import Readiness
 from tunnel.protocol.connection import Role
 from tunnel.protocol.errors import CloseCode, LocalProtocolError
 from tunnel.protocol.events import GoAway
-from tunnel.protocol.frames import Hello, Welcome
+from tunnel.protocol.greetings import Hello, Welcome
 from tunnel.protocol.memory import Memory
 from tunnel.refusals import FAREWELL_S, Detached, Draining, SessionClosed, TooManyStreams, farewell_of
 from tunnel.settings import Settings

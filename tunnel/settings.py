@@ -7,7 +7,7 @@ from typing import TypeVar
 import attrs
 
 from tunnel.protocol import frames
-from tunnel.protocol.frames import Hello, Welcome
+from tunnel.protocol.greetings import Hello, Welcome
 from tunnel.protocol.liveness import PING_IDLE_S
 from tunnel.protocol.session.contexts import CONTEXTS_MAX
 from tunnel.protocol.window import INITIAL_WINDOW_BYTES

@@ -11,13 +11,14 @@ import gzip
 import http.client
 import json
 import re
+import socket
 import statistics
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -60,11 +61,18 @@ class Console:
     def stream(self, stack: ExitStack) -> http.client.HTTPResponse:
         """Open a stream of changes."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE_S)
-        stack.callback(connection.close)
         connection.request("GET", "/v1/stream", headers={**BROWSER, "Cookie": self.cookie})
+        assert connection.sock is not None
+        stack.callback(hang_up, connection.sock)
         answer = connection.getresponse()
         assert answer.status == 200, answer.read()
         return answer
+
+
+def hang_up(sock: socket.socket) -> None:
+    """End a connection that another thread reads from, at once: a close would wait for its next line."""
+    with suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
 
 
 def sign_in(installation: Installation, port: int) -> Console:

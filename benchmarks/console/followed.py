@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.accounting import cpu_s
-from benchmarks.console.__main__ import BROWSER, DEADLINE_S, Console, drain, sign_in
+from benchmarks.console.__main__ import BROWSER, DEADLINE_S, Console, drain, hang_up, sign_in
 from benchmarks.load import Job, Load
 from benchmarks.processes import free_port, prepare_process
 from benchmarks.systems.hawse import Enrolled, enrolled
@@ -31,11 +31,15 @@ def followed(console: Console) -> Iterator[None]:
     """A browser that follows the trail."""
     connection = http.client.HTTPConnection("127.0.0.1", console.port, timeout=DEADLINE_S)
     connection.request("GET", "/audit/stream", headers={**BROWSER, "Cookie": console.cookie})
+    sock = connection.sock
+    assert sock is not None
     answer = connection.getresponse()
     assert answer.status == 200, answer.read()
     reading = threading.Thread(target=drain, args=(answer,), daemon=True)
     reading.start()
     yield
+    hang_up(sock)
+    reading.join()
     connection.close()
 
 

@@ -1,8 +1,8 @@
 """Run the balancer: `python -m sandbox.balancer --port PORT --backend PORT … --ca FILE --control PORT`.
 
-It asks each backend for /readyz, and gives new connections to those that answer 200. What is open stays where
-it is. Prints `accepts …` once it does, `ready` when every backend is in service, and a line whenever that
-changes for one of them.
+It asks each backend for /readyz, on its own port or on another one (`--backend PORT:CHECKED`), and gives new
+connections to those that answer 200. What is open stays where it is. Prints `accepts …` once it does, `ready`
+when every backend is in service, and a line whenever that changes for one of them.
 Exits 0 on SIGTERM or SIGINT.
 
 The control port takes one command a connection, and answers with a line of JSON:
@@ -34,7 +34,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--port", type=int, required=True, help="where it listens, at 127.0.0.1")
     parser.add_argument(
-        "--backend", type=int, action="append", required=True, help="a hub's port, at 127.0.0.1"
+        "--backend",
+        type=backend_of,
+        metavar="PORT[:CHECKED]",
+        action="append",
+        required=True,
+        help="a hub's port, at 127.0.0.1, and the port of its /readyz if that is another one",
     )
     parser.add_argument("--ca", type=Path, required=True, help="the CA of the hubs' certificates")
     parser.add_argument("--control", type=int, required=True, help="the port for commands, at 127.0.0.1")
@@ -43,9 +48,15 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def backend_of(text: str) -> Backend:
+    """Read `20001` or `20001:20002`; raises ValueError."""
+    port, _, checked = text.partition(":")
+    return Backend(int(port), checked_port=int(checked or 0))
+
+
 async def run(arguments: argparse.Namespace) -> None:
     """Serve until SIGTERM or SIGINT."""
-    backends = Backends(arguments.policy, [Backend(port) for port in arguments.backend])
+    backends = Backends(arguments.policy, arguments.backend)
     passing = Passing(backends)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:

@@ -24,6 +24,8 @@ class Backend:
     port: int
     ready: bool = False
     connections: int = 0
+    checked_port: int = 0
+    """Where its /readyz is, if it is not on `port`: a hub's console has none."""
 
 
 @attrs.define(eq=False)

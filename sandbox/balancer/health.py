@@ -30,7 +30,7 @@ async def _check_forever(
     backends: Backends, backend: Backend, context: ssl.SSLContext, every_s: float
 ) -> None:
     while True:
-        answer = await ask(backend.port, context)
+        answer = await ask(backend.checked_port or backend.port, context)
         ready = answer == "200"
         if ready != backend.ready:
             backend.ready = ready

@@ -19,16 +19,19 @@ def start_balancer(
     *,
     policy: Policy = Policy.ROUND_ROBIN,
     check_s: float = 1.0,
+    checked: Sequence[int] = (),
+    name: str = "balancer",
 ) -> tuple[BalancerControl, Daemon]:
     """Start a balancer at 127.0.0.1 in front of hubs there; its log says `ready` once all of them are.
 
-    `ca` is the CA of the hubs' certificates, which the checks of /readyz verify. The balancer accepts and
-    answers commands when this returns.
+    `ca` is the CA of the hubs' certificates, which the checks of /readyz verify. `checked` are the ports of
+    these, if they are not the backends' own. The balancer accepts and answers commands when this returns.
     """
     control = free_port()
     argv = [sys.executable, "-m", "sandbox.balancer", "--port", str(port), "--control", str(control)]
-    argv += [part for backend in backends for part in ("--backend", str(backend))]
+    for backend, port_of_check in zip(backends, checked or backends, strict=True):
+        argv += ["--backend", f"{backend}:{port_of_check}"]
     argv += ["--ca", str(ca), "--policy", policy.value, "--check-s", str(check_s)]
-    daemon = daemons.start("balancer", argv)
+    daemon = daemons.start(name, argv)
     daemon.wait_for("accepts")
     return BalancerControl(control), daemon

@@ -28,6 +28,8 @@ class HubProcess:
     port: int
     admin_port: int
     peer_port: int
+    console_port: int = 0
+    """Its console listens there; 0 without one."""
     daemon: Daemon | None = None
     starts: int = 0
 
@@ -91,6 +93,8 @@ class Hubs:
     """The CA of the certificate that all of them show."""
     port: int
     """The balancer's."""
+    console_url: str = ""
+    """Where the consoles are, behind a balancer of their own; "" without them."""
 
     @property
     def url(self) -> str:
@@ -141,14 +145,16 @@ def make_hubs(
 
     They share the database, the key that seals the secrets in it, and a certificate. `database_of` returns
     the URL of the database for a hub, `address_of` where the others dial it. `settings` are more sections of
-    their configuration. With `console`, each has one on loopback.
+    their configuration. With `console`, each has one, and all of them have one address.
     """
     ca, certificate, key = issue("127.0.0.1", "hub").write(folder)
     port = free_port(port)
+    console_at = f"127.0.0.1:{free_port()}" if console else ""
     made = []
     for number in range(1, hubs + 1):
         name = f"hub-{number}"
         hub = HubProcess(name, folder / name, folder / f"{name}.toml", free_port(), free_port(), free_port())
+        hub.console_port = free_port() if console else 0
         hub.config.write_text(
             f'org = "{org}"\n'
             f'public_url = "https://127.0.0.1:{port}"\n'
@@ -158,9 +164,24 @@ def make_hubs(
             f'[admin]\nlisten = "127.0.0.1:{hub.admin_port}"\n'
             f'[database]\nurl = "{database_of(hub)}"\nseal_file = "{folder / "seal.key"}"\n'
             f'[peer]\nlisten = "{own_address(hub)}"\naddress = "{address_of(hub)}"\n'
-            + (f'[console]\nlisten = "127.0.0.1:{free_port()}"\n' if console else "")
+            + (f'[console]\nlisten = "127.0.0.1:{hub.console_port}"\n' if console else "")
+            + (f'public_url = "http://{console_at}"\n' if console else "")
             + settings
         )
         made.append(hub)
-    control, _ = start_balancer(daemons, port, [hub.port for hub in made], ca, policy=policy, check_s=check_s)
-    return Hubs(made, daemons, control, ca, port)
+    ports = [hub.port for hub in made]
+    control, _ = start_balancer(daemons, port, ports, ca, policy=policy, check_s=check_s)
+    if not console:
+        return Hubs(made, daemons, control, ca, port)
+    start_balancer(
+        daemons,
+        int(console_at.rpartition(":")[2]),
+        [hub.console_port for hub in made],
+        ca,
+        # All connections of a browser are at one hub, as with most balancers for people.
+        policy=Policy.SOURCE,
+        check_s=check_s,
+        checked=ports,
+        name="console-balancer",
+    )
+    return Hubs(made, daemons, control, ca, port, f"http://{console_at}")

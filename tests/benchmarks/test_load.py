@@ -33,7 +33,7 @@ def no_content(sock: ssl.SSLSocket, head: bytes) -> None:
 
 
 def requests(server: Canned, connections: int = 2) -> Job:
-    return Job("requests", server.endpoint, "/pod", connections, seconds=0.1, warmup_s=0.01)
+    return Job("requests", server.endpoint, "/pod", connections, seconds=0.4, warmup_s=0.01)
 
 
 @pytest.mark.parametrize("answer", [whole, in_pieces, empty, no_content])

@@ -25,7 +25,8 @@ from proxy.hub.admin.verbs.callers import CALLER
 from proxy.hub.approvals.request import LIFE_S, State
 from proxy.hub.store.roles import Role
 from tests.console.fakes import FakePerson, FakeSignIn
-from tests.console.fleet_data import SIMULATED
+from tests.console.fleet_data import simulated
+from tests.console.names import HOSTILE
 from tests.console.request_data import MADE_UP, OTHER
 from tests.console.trail_events import made_up_events
 from tests.console.world import open_world
@@ -145,7 +146,7 @@ async def main() -> None:
             if not given.still:
                 nursery.start_soon(_move, bench)
             nursery.start_soon(bench.trail.poll.run)
-            bench.work.outcome = Outcome(SIMULATED)
+            bench.work.outcome = Outcome(simulated(HOSTILE if given.hostile else ()))
             nursery.start_soon(bench.simulations.run)
             nursery.start_soon(partial(_record, Path(folder), bench, given.rate, hostile=given.hostile))
             serve = partial(serve_connection, dev_app(bench, sign_in), scheme="http")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from auth.policy.text import Source
 from proxy.hub.store.federation import NewIssuer
@@ -64,24 +64,70 @@ spec:
   - {id: odd, effect: deny, verbs: [write], resources: [odd], reason: "</pre><script>alert(1)</script>"}
   - {id: asks, effect: ask, verbs: [patch], ask: {approvers: ["<script>alert(1)</script>"]}}
 """
+DAY_S = 86_400.0
 ISSUER = "https://token.actions.githubusercontent.com"
 
 
-def fill_rules(store: Store, agents: Sequence[str], *, hostile: bool) -> None:
-    """Write some versions of policies, and what one agent and one cluster have besides."""
-    store.apply_policies([Source(READERS.replace("no-secrets", "no-secret").replace("[read]", "[get]"))])
-    store.apply_policies([Source(MIGRATIONS)])
-    store.apply_policies([Source(READERS)])
-    store.switch_rules("guard", ["secrets"], enabled=True)
+def rules(agents: Sequence[str], *, hostile: bool) -> Iterator[tuple[float, Callable[[Store], object]]]:
+    """Yield changes, each with how long ago it was made (s).
+
+    They make some versions of policies, and what one agent has besides.
+    """
+    older = READERS.replace("no-secrets", "no-secret").replace("[read]", "[get]")
+    yield 16 * DAY_S + 3011, lambda store: store.apply_policies([Source(older)])
+    yield 9 * DAY_S + 12_007, lambda store: store.apply_policies([Source(MIGRATIONS)])
+    yield 2 * DAY_S + 7_212, lambda store: store.apply_policies([Source(READERS)])
+    yield 5 * 3600 + 44, lambda store: store.switch_rules("guard", ["secrets"], enabled=True)
     if hostile:
-        store.apply_policies([Source(OF_HOSTILE_NAMES)])
-    claims = {"repository_id": "74219042", "ref": "refs/heads/main"}
-    store.add_federation(
-        agents[0], NewIssuer(ISSUER), audience="https://hub.example", claims=claims, mutable=True
+        yield 3600, lambda store: store.apply_policies([Source(OF_HOSTILE_NAMES)])
+    yield (
+        0,
+        lambda store: store.add_federation(
+            agents[0],
+            NewIssuer(ISSUER),
+            audience="https://hub.example",
+            claims={"repository_id": "74219042", "ref": "refs/heads/main"},
+            mutable=True,
+        ),
     )
-    store.add_code(agents[0], "h" * 64)
+    yield 0, lambda store: store.add_code(agents[0], "h" * 64)
 
 
+CHANGES = [
+    {
+        "change": "newly denied",
+        "count": 41,
+        "agent": "deploy-bot",
+        "cluster": "prod-eu-1",
+        "verb": "get",
+        "resource": "configmaps",
+        "namespace": "shop",
+        "rule_before": "granted/all",
+        "rule_after": "payments-readers/no-secrets",
+    },
+    {
+        "change": "newly asked",
+        "count": 2,
+        "agent": "deploy-bot",
+        "cluster": "prod-eu-1",
+        "verb": "delete",
+        "resource": "deployments.apps",
+        "namespace": "shop",
+        "rule_before": "granted/all",
+        "rule_after": "payments-readers/risky",
+    },
+    {
+        "change": "newly allowed",
+        "count": 3,
+        "agent": "oncall-helper",
+        "cluster": "staging",
+        "verb": "create",
+        "resource": "pods/exec",
+        "namespace": "",
+        "rule_before": "no-rule-allows",
+        "rule_after": "payments-readers/shell",
+    },
+]
 # The result of a simulation.
 SIMULATED: dict[str, object] = {
     "since": "2027-01-14T08:00:00Z",
@@ -92,41 +138,7 @@ SIMULATED: dict[str, object] = {
     "newly_allowed": 3,
     "unknown": 2,
     "unreadable": 0,
-    "changes": [
-        {
-            "change": "newly denied",
-            "count": 41,
-            "agent": "deploy-bot",
-            "cluster": "prod-eu-1",
-            "verb": "get",
-            "resource": "configmaps",
-            "namespace": "shop",
-            "rule_before": "granted/all",
-            "rule_after": "payments-readers/no-secrets",
-        },
-        {
-            "change": "newly asked",
-            "count": 2,
-            "agent": "deploy-bot",
-            "cluster": "prod-eu-1",
-            "verb": "delete",
-            "resource": "deployments.apps",
-            "namespace": "shop",
-            "rule_before": "granted/all",
-            "rule_after": "payments-readers/risky",
-        },
-        {
-            "change": "newly allowed",
-            "count": 3,
-            "agent": "oncall-helper",
-            "cluster": "staging",
-            "verb": "create",
-            "resource": "pods/exec",
-            "namespace": "",
-            "rule_before": "no-rule-allows",
-            "rule_after": "payments-readers/shell",
-        },
-    ],
+    "changes": CHANGES,
     "missing": [],
     "diff": [
         {
@@ -149,3 +161,10 @@ SIMULATED: dict[str, object] = {
         }
     ],
 }
+
+
+def simulated(texts: Sequence[str]) -> dict[str, object]:
+    """Return the result of a simulation, with these texts in its rows if there are any."""
+    chosen = ("agent", "cluster", "verb", "resource", "namespace", "rule_before", "rule_after")
+    rows = [dict.fromkeys(chosen, text) | {"change": "newly denied", "count": 1} for text in texts]
+    return {**SIMULATED, "changes": [*CHANGES, *rows]}

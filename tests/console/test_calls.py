@@ -84,6 +84,10 @@ async def test_of_many_calls_the_newest_are_shown(tmp_path: Path) -> None:
         assert oldest.id.encode() not in page
         assert page.index(others[-1].id.encode()) < page.index(others[0].id.encode())
         assert f"{ROWS_MAX + 1} calls under way, the newest {ROWS_MAX} of them here" in text_of(page)
+        # An open page reads them each few seconds, so it asks for no others.
+        answer = await bench.ok("GET", f"/v1/sessions?limit={ROWS_MAX}")
+        assert (len(answer["sessions"]), answer["total"]) == (ROWS_MAX, ROWS_MAX + 1)
+        assert answer["sessions"][0]["id"] == others[0].id
 
 
 async def test_hubs_that_did_not_answer_are_named(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ async def test_what_needs_attention_is_first(tmp_path: Path) -> None:
         assert text.index("no relay is connected") < text.index("its certificate ends in 6 days")
         assert text.index("its certificate ends in 6 days") < text.index("Round trip")
         rows = re.findall(r'<tr id="row-([^"]+)"', (await call(app, "GET", "/")).body.decode())
-        assert rows == ["prod-eu-1", "dev", "edge-lisbon", "prod-us-1", "staging"]
+        assert rows == ["edge-lisbon", "dev", "prod-eu-1", "prod-us-1", "staging"]
 
 
 async def test_the_denials_are_for_those_who_may_read_the_trail(tmp_path: Path) -> None:

@@ -151,6 +151,8 @@ def _call(random: Random, number: int, at: float, *, hostile: bool) -> list[Even
         if asked.stream is not None and asked.stream.command:
             asked = attrs.evolve(asked, stream=Stream("v5.channel.k8s.io", HOSTILE_TEXTS, text, True, 1, 2))
     denied = asked.policy in {"guard", "sre-prod"} and asked.status == 403
+    offline = asked.status == 503
+    cluster = "edge-lisbon" if offline else cluster
     agent_id = f"a-{number * 3 % len(AGENTS):04d}"
     begun = Event(
         eid=_eid(random, at),
@@ -182,12 +184,12 @@ def _call(random: Random, number: int, at: float, *, hostile: bool) -> list[Even
             asked.status,
             text or asked.reason,
             412 if denied else 18_211,
-            None if denied else asked.ms * 0.86,
+            None if denied or offline else asked.ms * 0.86,
             asked.processed,
         ),
         stream=asked.stream,
         tunnel=asked.tunnel,
-        relay=None if denied else Relay(f"hawse-relay-{cluster}-{number % 2}", "0.1.0"),
+        relay=None if denied or offline else Relay(f"hawse-relay-{cluster}-{number % 2}", "0.1.0"),
         dur_ms=asked.ms,
     )
     if number % 41 == 40:

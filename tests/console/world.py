@@ -23,7 +23,7 @@ from proxy.hub.store.clusters import RelayContact
 from proxy.hub.store.directory import Directory
 from proxy.hub.store.entities import Mode
 from proxy.hub.store.store import Store
-from tests.console.fleet_data import fill_rules
+from tests.console.fleet_data import rules
 from tests.console.names import AGENTS, CLUSTERS, HOSTILE, OWNERS, TEAMS
 from tests.console.request_data import MADE_UP, made_up_requests
 from tests.console.trail_events import made_up_events, write_trail
@@ -53,12 +53,15 @@ async def open_world(
         bench.clock.now = now - 3 * 3600
         await bench.directory.change(lambda store: _fill(store, clusters, agents))
         await bench.directory.change(partial(_lose, lost=_lost(bench.directory)))
-        bench.clock.now = now
         if clusters and agents:
-            named = _names(AGENTS, agents)
-            await bench.directory.change(lambda store: fill_rules(store, named, hostile=hostile))
+            for before_s, change in rules(_names(AGENTS, agents), hostile=hostile):
+                bench.clock.now = now - before_s
+                await bench.directory.change(change)
+            await bench.directory.change(partial(_use, now=now))
+        bench.clock.now = now
         bench.operations.live = _relays(bench.directory, now)
-        bench.sessions.live = _calls(bench.directory, now, calls, hostile=hostile)
+        reached = sorted({relay.cluster for relay in bench.operations.live})
+        bench.sessions.live = _calls(bench.directory, reached, now, calls, hostile=hostile)
         bench.sessions.beside = 0
         bench.requests.found = made_up_requests(bench.directory.current, now, count=requests, texts=made.text)
         yield bench
@@ -139,9 +142,19 @@ def _fill(store: Store, clusters: int, agents: int) -> None:
             store.lock_agent(name)
 
 
+def _use(store: Store, now: float) -> None:
+    """Note that most agents were used, and when."""
+    agents = store.snapshot().agents_by_name
+    used = {agent.id: now - 7 - 900.0 * (number % 12) ** 2 for number, agent in enumerate(agents.values())}
+    # The last one has just been added.
+    used.popitem()
+    keys = {key: used[agent_id] for key, agent_id in store.snapshot().credentials.items() if agent_id in used}
+    store.note_use(agents=used, credentials=keys, admin_tokens={}, relays={})
+
+
 def _lost(directory: Directory) -> list[RelayContact]:
     """Return a relay for half of the clusters without one; the others still wait for their first."""
-    offline = sorted(directory.current.clusters_by_name.values(), key=lambda cluster: cluster.name)[2::5]
+    offline = sorted(directory.current.clusters_by_name.values(), key=lambda cluster: cluster.name)[1::5]
     return [
         RelayContact(cluster.id, f"hawse-relay-{cluster.name}-0", "boot", "0.1.0", "192.0.2.9")
         for cluster in offline[: (len(offline) + 1) // 2]
@@ -166,7 +179,7 @@ def _relays(directory: Directory, now: float) -> list[RelayInfo]:
             now - 86400 * (number + 1), now - 3, 12.0 + 7 * number % 90, number % 4,
         )
         for number, name in enumerate(sorted(directory.current.clusters_by_name))
-        if number % 5 != 2
+        if number % 5 != 1
         for replica in range(2)
     ]  # fmt: skip
 
@@ -181,10 +194,11 @@ _WHAT = (
 )
 
 
-def _calls(directory: Directory, now: float, count: int, *, hostile: bool) -> list[SessionInfo]:
+def _calls(
+    directory: Directory, clusters: Sequence[str], now: float, count: int, *, hostile: bool
+) -> list[SessionInfo]:
     random = Random(7)
     agents = sorted(directory.current.agents_by_name)
-    clusters = sorted(directory.current.clusters_by_name)
     made: list[SessionInfo] = []
     for number in range(count if agents and clusters else 0):
         kind, verb, resource, name, age, status, received, sent = _WHAT[number % len(_WHAT)]
@@ -193,14 +207,14 @@ def _calls(directory: Directory, now: float, count: int, *, hostile: bool) -> li
             SessionInfo(
                 id=str(uuid7(int((now - age - number) * 1000), random.randbytes(10))),
                 agent=agents[number * 3 % len(agents)],
-                cluster=clusters[number * 2 % len(clusters)],
+                cluster=clusters[number * 3 % len(clusters)],
                 kind=kind,
                 verb=verb,
                 resource=resource,
                 namespace=text or ("shop", "search", "kube-system")[number % 3],
                 name=text or name,
                 client=f"198.51.100.{20 + number % 100}",
-                relay=f"hawse-relay-{clusters[number * 2 % len(clusters)]}-{number % 2}",
+                relay=f"hawse-relay-{clusters[number * 3 % len(clusters)]}-{number % 2}",
                 started_at=now - age - number,
                 status=status,
                 bytes_in=received,

@@ -38,7 +38,7 @@ from tunnel import (
     open_session,
 )
 from tunnel.handshake import say_hello
-from tunnel.protocol import frames
+from tunnel.protocol import frames, greetings
 
 Attack: TypeAlias = Callable[[Transport, random.Random], Awaitable[None]]
 
@@ -62,7 +62,7 @@ CONTEXT = {
     "teams": ["t"],
 }
 CONTEXTS = [json.dumps(CONTEXT).encode()]
-GREETINGS = [frames.hello(Hello(instance="00000000", boot_id="b", software="hawse/1"))]
+GREETINGS = [greetings.hello(Hello(instance="00000000", boot_id="b", software="hawse/1"))]
 KINDS = [ROUTES, ASK, b"resume", b"none"]
 # PING, GOAWAY and frames of no known type.
 FRAMES = [

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import time
-import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
 from http.client import HTTPConnection, HTTPResponse, IncompleteRead
@@ -16,8 +15,12 @@ import attrs
 import pytest
 
 from sandbox.demo.hubs import HubProcess
+from tests.console.browser.chromium import MISSING, Chromium, find_chromium, running_chromium
+from tests.console.browser.tab import new_tab
+from tests.console.browser.world import sign_in
 from tests.deploy.monitoring import ONLY_POSTGRES, missing
 from tests.postgres import PostgresServer
+from tests.programs import lacking
 from tests.system.approvals.scene import HELD, LATER, Row, Scene
 from tests.system.hubs import CLUSTER, RELAYS, HubsWorld, administration_of, rows_of, running_hubs
 from tests.system.raw import RawClient
@@ -43,10 +46,14 @@ def test_kubectl_works_through_the_balancer(world: HubsWorld) -> None:
 
 
 def test_the_metrics_that_alerts_name_and_only_a_database_has_are_scraped(world: HubsWorld) -> None:
-    admin = administration_of(world.members[0])
+    assert missing(ONLY_POSTGRES, [metrics_of(world.members[0])]) == {}
+
+
+def metrics_of(member: HubProcess) -> str:
+    admin = administration_of(member)
     request = Request(f"{admin.url}/metrics", headers={"Authorization": f"Bearer {admin.token}"})
     with urlopen(request, timeout=DEADLINE_S, context=admin.context) as answer:
-        assert missing(ONLY_POSTGRES, [answer.read().decode()]) == {}
+        return str(answer.read().decode())
 
 
 def test_a_third_relay_is_refused_whichever_hub_it_dials(world: HubsWorld) -> None:
@@ -157,20 +164,71 @@ def test_a_call_that_one_hub_has_refused_is_made_at_another_after_its_approval_a
     assert len(scene.requests(name)) == 1
 
 
+@pytest.fixture
+def chromium() -> Iterator[Chromium]:
+    program = find_chromium()
+    if program is None:
+        lacking(MISSING)
+    with running_chromium(program) as running:
+        yield running
+
+
+def connections_of(member: HubProcess) -> int:
+    """The connections of the hub's console, by its metrics."""
+    name = 'hawse_console_connections{state="authenticated"} '
+    [line] = [line for line in metrics_of(member).splitlines() if line.startswith(name)]
+    return int(float(line.removeprefix(name)))
+
+
+def test_a_page_outlives_the_hub_that_serves_it(world: HubsWorld, chromium: Chromium) -> None:
+    chromium.run(outlive_a_hub, world, chromium)
+
+
+def outlive_a_hub(world: HubsWorld, chromium: Chromium) -> None:
+    """An open page shows the calls of all hubs, and goes on at another hub when its own one is killed."""
+    url = str(administration_of(world.members[0]).post("console", "codes")["url"])
+    with new_tab(chromium.browser, world.behind.console_url) as tab, ExitStack() as stack:
+        sign_in(tab, url)
+        tab.open("/calls")
+        tab.page.locator("#live[data-state=on]").wait_for()
+        # Gone on a page that was loaded again.
+        tab.page.evaluate("document.body.dataset.mark = 'kept'")
+        for number, member in enumerate(world.members, 1):
+            client = RawClient(world, CLUSTER, at=member.port)
+            watch = stack.enter_context(client.talk())
+            watch.send(client.head(f"/api/v1/namespaces/{NAMESPACE}/pods?watch=1"))
+            assert watch.answer(body=False).status == 200
+            tab.page.locator(f"#calls-rows tr[id]:nth-child({number})", has_text="watch").wait_for()
+        [serving] = [member for member in world.members if connections_of(member)]
+        with tab.page.expect_response("**/v1/stream") as stream:
+            serving.signal(signal.SIGKILL)
+        assert stream.value.status == 200
+        # The calls of the killed hub are gone, and the page is live again.
+        tab.page.locator("#calls-rows tr", has_text="watch").nth(2).wait_for(state="detached")
+        tab.page.locator("#live[data-state=on]").wait_for()
+        assert tab.page.locator("#calls-rows tr", has_text="watch").count() == 2
+        assert tab.page.evaluate("document.body.dataset.mark") == "kept"
+        tab.page.get_by_role("button", name="Sign out").click()
+        tab.page.wait_for_url(f"{tab.origin}/signin**")
+        # The browser reports the stream that was cut.
+        tab.expected.append("net::ERR_")
+        tab.check()
+    world.start(serving)
+
+
 class Person:
     """A browser that reaches one hub, and then another: a balancer would choose."""
 
-    def __init__(self) -> None:
+    def __init__(self, world: HubsWorld) -> None:
+        self.at = world.behind.console_url.removeprefix("http://")
         self.cookie = ""
 
     def ask(
         self, member: HubProcess, target: str, form: Mapping[str, str] | None = None
     ) -> tuple[HTTPConnection, HTTPResponse]:
-        address = tomllib.loads(member.config.read_text())["console"]["listen"]
-        # The cookie's name has the port, since each of these consoles has a URL of its own.
-        name = f"hawse-{address.rpartition(':')[2]}"
-        headers = {"Cookie": f"{name}={self.cookie}", "Sec-Fetch-Site": "same-origin"}
-        connection = HTTPConnection(address, timeout=DEADLINE_S)
+        name = f"hawse-{self.at.rpartition(':')[2]}"
+        headers = {"Host": self.at, "Cookie": f"{name}={self.cookie}", "Sec-Fetch-Site": "same-origin"}
+        connection = HTTPConnection("127.0.0.1", member.console_port, timeout=DEADLINE_S)
         body = None if form is None else urlencode(form)
         connection.request("GET" if form is None else "POST", target, body, headers)
         return connection, connection.getresponse()
@@ -191,7 +249,7 @@ class Person:
 def test_a_sign_in_counts_at_every_hub_and_outlives_each_of_them(world: HubsWorld) -> None:
     first, second, third = world.members
     code = str(administration_of(first).post("console", "codes")["code"])
-    person, other = Person(), Person()
+    person, other = Person(world), Person(world)
     # At a hub that has not made the code, and at once at one that has not seen the sign-in.
     assert person.sign_in(second, code) == 303
     assert [person.status(member, "/") for member in (third, first, second)] == [200, 200, 200]

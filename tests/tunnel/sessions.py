@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import trio
 
 from tunnel.protocol.connection import Role
-from tunnel.protocol.frames import Welcome
+from tunnel.protocol.greetings import Welcome
 from tunnel.session import Session, open_session
 from tunnel.websocket.transport import memory_transport_pair
 

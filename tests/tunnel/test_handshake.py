@@ -24,11 +24,11 @@ from tunnel import (
     open_session,
 )
 from tunnel.handshake import read_hello, read_welcome, say_hello
-from tunnel.protocol import frames
-from tunnel.protocol.frames import Resume
+from tunnel.protocol import frames, greetings
+from tunnel.protocol.greetings import Resume
 from tunnel.refusals import FAREWELL_S
 
-HELLO = frames.hello(Hello())
+HELLO = greetings.hello(Hello())
 
 
 async def farewell(transport: Transport) -> tuple[int | None, str]:
@@ -126,7 +126,7 @@ async def test_a_dialer_that_is_refused_and_takes_nothing_is_closed_all_the_same
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     here, there = memory_transport_pair()
-    await there.send(frames.hello(Hello()))
+    await there.send(greetings.hello(Hello()))
     wire = Unplugged(here)
     wire.stuck = True
 
@@ -144,7 +144,7 @@ async def test_a_dialer_that_is_refused_and_is_gone_is_refused(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     here, there = memory_transport_pair()
-    await there.send(frames.hello(Hello()))
+    await there.send(greetings.hello(Hello()))
     await there.aclose()
 
     def refuse(hello: Hello) -> Welcome:
@@ -178,9 +178,12 @@ async def test_rubbish_instead_of_a_greeting(autojump_clock: trio.testing.MockCl
         ),
         (HELLO[:3] + b"\x01" + HELLO[4:], "the reserved bytes of a header are 1"),
         (HELLO[:7] + b"\x05" + HELLO[8:], "frame type 16 on stream 5 before the greeting"),
-        (frames.hello(Hello(max_frame=1)), "the greeting's max_frame is not a number from 16384 to 1048576"),
         (
-            frames.hello(Hello(resume=Resume("s", last_rx=-1))),
+            greetings.hello(Hello(max_frame=1)),
+            "the greeting's max_frame is not a number from 16384 to 1048576",
+        ),
+        (
+            greetings.hello(Hello(resume=Resume("s", last_rx=-1))),
             f"the greeting's last_rx is not a number from 0 to {2**63}",
         ),
         (None, "no greeting within 10 s"),
@@ -200,7 +203,7 @@ async def test_a_dialer_that_sends_no_hello_gets_a_close_with_the_reason(
 
 async def test_a_listener_that_sends_no_welcome_gets_a_close_with_the_reason() -> None:
     here, there = memory_transport_pair()
-    await here.send(frames.welcome(Welcome(initial_window=0)))
+    await here.send(greetings.welcome(Welcome(initial_window=0)))
     with pytest.raises(RemoteProtocolError):
         await say_hello(there, Hello())
     assert (await here.receive())[0] == frames.HELLO
@@ -243,7 +246,7 @@ async def test_a_peer_that_breaks_the_handshake_gets_a_close_even_if_we_are_canc
 
 async def test_a_refusal_counts_with_any_frames_behind_it() -> None:
     here, there = memory_transport_pair()
-    await there.send(frames.goaway(0, 4403, 0, 0, "not you") + frames.welcome(Welcome()))
+    await there.send(frames.goaway(0, 4403, 0, 0, "not you") + greetings.welcome(Welcome()))
     with pytest.raises(Rejected, match=r"not you \(4403\)"):
         async with open_session(here, Role.DIALER):
             raise AssertionError("no session")
@@ -251,7 +254,7 @@ async def test_a_refusal_counts_with_any_frames_behind_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("role", "greeting"), [(Role.DIALER, frames.welcome(Welcome())), (Role.LISTENER, HELLO)]
+    ("role", "greeting"), [(Role.DIALER, greetings.welcome(Welcome())), (Role.LISTENER, HELLO)]
 )
 @pytest.mark.parametrize("before", [True, False])
 async def test_a_fault_behind_a_greeting_in_its_message_ends_the_session(
@@ -293,7 +296,7 @@ async def test_a_transport_that_ends_in_the_greeting(
 
 
 async def test_an_empty_message_is_no_greeting_and_no_fault(autojump_clock: trio.testing.MockClock) -> None:
-    for role, greeting in ((Role.DIALER, frames.welcome(Welcome())), (Role.LISTENER, HELLO)):
+    for role, greeting in ((Role.DIALER, greetings.welcome(Welcome())), (Role.LISTENER, HELLO)):
         here, there = memory_transport_pair()
         await there.send(b"")
         await there.send(greeting)

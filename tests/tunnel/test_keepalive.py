@@ -22,7 +22,7 @@ from tunnel import (
     memory_transport_pair,
     open_session,
 )
-from tunnel.protocol import frames
+from tunnel.protocol import greetings
 
 
 @pytest.mark.parametrize("streams", [0, 1])
@@ -157,7 +157,7 @@ async def test_a_transport_that_takes_nothing_counts_as_dead_as_a_silent_one(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     here, there = memory_transport_pair(messages_max=1)
-    await there.send(frames.hello(Hello()))
+    await there.send(greetings.hello(Hello()))
     async with open_session(here, Role.LISTENER) as session:
         started = trio.current_time()
         assert "nothing came from the peer" in await session.wait_closed()

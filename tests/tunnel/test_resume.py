@@ -25,7 +25,7 @@ from tunnel import (
     hear_hello,
 )
 from tunnel.handshake import say_hello
-from tunnel.protocol import frames
+from tunnel.protocol import frames, greetings
 from tunnel.websocket.transport import MemoryTransport
 
 
@@ -198,7 +198,7 @@ async def test_a_transport_that_is_lost_in_silence_as_soon_as_it_is_there_is_lef
         pair.here, pair.there = wires()
         hello = pair.dialer.hello_again()
         pair.here.unplugged = True
-        pair.nursery.start_soon(resume_over, pair.listener, pair.here, frames.hello(hello))
+        pair.nursery.start_soon(resume_over, pair.listener, pair.here, greetings.hello(hello))
         await wait_all_tasks_blocked()
         began = trio.current_time()
         assert not pair.listener.detached
@@ -289,7 +289,7 @@ async def test_a_dialer_ends_a_session_whose_listener_counts_otherwise(
         here, there = wires()
         wrong = Welcome(session_id="s", resumed=True, last_rx=10**6, next_tx=10**6)
         with pytest.raises(RemoteProtocolError, match="1000000 frames"):
-            await pair.dialer.resume(there, frames.welcome(wrong))
+            await pair.dialer.resume(there, greetings.welcome(wrong))
         assert there.closed_with is not None
         assert there.closed_with[0] == 4410
         assert frames.first_frame(await here.receive())[0] == frames.GOAWAY
@@ -436,7 +436,7 @@ async def test_a_fault_behind_the_welcome_in_its_message_ends_a_session_that_was
         assert received is not None
         welcome = Welcome(session_id="s", resumed=True, last_rx=received.next_tx, next_tx=received.last_rx)
         with pytest.raises(RemoteProtocolError, match="a second greeting"):
-            await pair.dialer.resume(there, frames.welcome(welcome) * 2)
+            await pair.dialer.resume(there, greetings.welcome(welcome) * 2)
         assert there.closed_with == (4400, "a second greeting")
         with pytest.raises(StreamReset):
             await accepted.receive_some()
@@ -454,7 +454,7 @@ async def test_a_transport_for_an_ended_session_is_closed_with_the_reason(
         session = pair.dialer if role is Role.DIALER else pair.listener
         session.end(4401, "its key was replaced")
         here, there = wires()
-        greeting = frames.hello(hello) if role is Role.LISTENER else frames.welcome(answer(hello))
+        greeting = greetings.hello(hello) if role is Role.LISTENER else greetings.welcome(answer(hello))
         with pytest.raises(SessionClosed, match="its key was replaced"):
             await session.resume(here, greeting)
         assert here.closed_with == (4401, "its key was replaced")

@@ -33,7 +33,7 @@ from tunnel import (
     open_session,
 )
 from tunnel.lifecycle import FLUSH_S, GOAWAYS_LOGGED_AT_ONCE
-from tunnel.protocol import frames
+from tunnel.protocol import frames, greetings
 from tunnel.protocol.errors import CloseCode, LocalProtocolError
 from tunnel.protocol.frames import FrameType
 from tunnel.protocol.ledger import ACK_AFTER_S, LEDGER_BYTES_MAX, LEDGER_RESERVE_BYTES
@@ -534,7 +534,7 @@ async def test_a_session_is_quiet_at_once_when_the_peer_ends_its_last_stream(
 
 async def test_a_peer_that_acknowledges_nothing_is_given_up(autojump_clock: trio.testing.MockClock) -> None:
     here, there = memory_transport_pair()
-    await there.send(frames.hello(Hello(initial_window=4 * 2**20)))
+    await there.send(greetings.hello(Hello(initial_window=4 * 2**20)))
     async with open_session(here, Role.LISTENER) as session, trio.open_nursery() as nursery:
         said: list[tuple[int, int, int, bytes]] = []
 
@@ -558,7 +558,7 @@ async def test_a_peer_that_breaks_the_protocol_gets_a_goaway_and_is_closed(
     autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     here, there = memory_transport_pair()
-    await there.send(frames.hello(Hello()))
+    await there.send(greetings.hello(Hello()))
     async with open_session(here, Role.LISTENER) as session:
         await there.send(frames.window(2, 5))
         assert "WINDOW on stream 2" in await session.wait_closed()
@@ -574,7 +574,7 @@ async def test_a_flood_of_goaways_is_a_few_lines_and_their_number(
 ) -> None:
     caplog.set_level(logging.INFO)
     here, there = memory_transport_pair()
-    await there.send(frames.hello(Hello()))
+    await there.send(greetings.hello(Hello()))
     async with open_session(here, Role.LISTENER) as session:
         await there.send(b"".join(frames.goaway(0, 4503, 0, 0, f"flood {n}") for n in range(1000)))
         await trio.sleep(0.5)
@@ -638,7 +638,7 @@ async def test_a_side_that_goes_away_may_still_open_streams(
 
 async def test_the_callers_own_exception_passes_as_it_is(autojump_clock: trio.testing.MockClock) -> None:
     here, there = memory_transport_pair()
-    await there.send(frames.hello(Hello()))
+    await there.send(greetings.hello(Hello()))
 
     async def fail() -> None:
         async with open_session(here, Role.LISTENER):
@@ -655,7 +655,7 @@ async def test_cancelling_the_block_sends_a_goaway_and_closes_the_transport(
 ) -> None:
     here, there = memory_transport_pair()
     wire = Unplugged(here)
-    await there.send(frames.hello(Hello()))
+    await there.send(greetings.hello(Hello()))
     with trio.move_on_after(5):
         async with open_session(wire, Role.LISTENER) as session:
             stream = TrioStream(session.open_stream(b"", context=session.add_context(1, b"x")))

@@ -28,7 +28,7 @@ from tunnel.net.connect import HandshakeFailed, open_tcp, os_reason, wrap_client
 from tunnel.net.egress import Proxy, ProxyRefused, ProxySettings, connect_through, join_host_port
 from tunnel.protocol.connection import Role
 from tunnel.protocol.errors import RemoteProtocolError
-from tunnel.protocol.frames import Hello
+from tunnel.protocol.greetings import Hello
 from tunnel.protocol.memory import Memory
 from tunnel.refusals import Rejected, SessionClosed
 from tunnel.session import Session, open_session

@@ -11,7 +11,7 @@ import trio
 
 from tunnel.dialing.failure import DialFailed
 from tunnel.protocol.errors import RemoteProtocolError
-from tunnel.protocol.frames import Hello
+from tunnel.protocol.greetings import Hello
 from tunnel.refusals import SessionClosed
 from tunnel.session import Session
 from tunnel.websocket.transport import Transport

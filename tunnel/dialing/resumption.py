@@ -14,7 +14,7 @@ from tunnel.dialing.dial import Attempt, DialerConfig, dial
 from tunnel.dialing.failure import DialFailed
 from tunnel.dialing.redial import Redial
 from tunnel.dialing.tunnels import Tunnel
-from tunnel.protocol.frames import Hello
+from tunnel.protocol.greetings import Hello
 from tunnel.websocket.upgrade import AT_HEADER
 
 __all__ = ["bring_back"]

@@ -14,7 +14,7 @@ import attrs
 import trio
 
 from tunnel.dialing.failure import DialFailed
-from tunnel.protocol.frames import Welcome
+from tunnel.protocol.greetings import Welcome
 from tunnel.session import Session
 
 __all__ = ["TUNNELS_MAX", "Tunnel", "Tunnels"]

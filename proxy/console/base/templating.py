@@ -65,6 +65,7 @@ def environment(assets: Mapping[str, Asset]) -> Environment:
     made.filters |= {
         "value": lambda text: escape_html(str(text)),
         "lines": lines,
+        "words": words,
         "breakable": breakable,
         "short": short,
         "copied": copied,
@@ -95,6 +96,15 @@ def lines(text: str) -> Markup:
     if _is_plain(text.replace("\n", "")):
         return escape_html(text)
     return Markup("\n").join(_line(line) for line in text.split("\n"))
+
+
+def words(text: str) -> Markup:
+    """Print a command as `lines` does, with its words marked, so that a line breaks between them alone."""
+    return Markup("\n").join(Markup(" ").join(map(_word, line.split(" "))) for line in text.split("\n"))
+
+
+def _word(word: str) -> Markup:
+    return Markup('<span class="word">{}</span>').format(lines(word)) if "-" in word else lines(word)
 
 
 def _is_plain(text: str) -> bool:

@@ -77,11 +77,10 @@ def row_of(session: Mapping[str, Any]) -> Row:
 async def show(ask: Ask) -> Page:
     """Show the calls, of an agent or on a cluster if the query says so."""
     agent, cluster = ask.query("agent"), ask.query("cluster")
-    answer = await ask.api.get("/v1/sessions", agent=agent, cluster=cluster)
-    newest = answer["sessions"][: -ROWS_MAX - 1 : -1]
+    answer = await ask.api.get("/v1/sessions", agent=agent, cluster=cluster, limit=ROWS_MAX)
     shown = {
-        "rows": [row_of(session) for session in newest],
-        "count": len(answer["sessions"]),
+        "rows": [row_of(session) for session in reversed(answer["sessions"])],
+        "count": answer["total"],
         "agent": agent,
         "cluster": cluster,
         "missing": missing(answer),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from html import unescape
 
 import pytest
@@ -19,6 +20,7 @@ from proxy.console.base.templating import (
     lines,
     read_assets,
     size,
+    words,
 )
 from tests.console.names import HOSTILE
 
@@ -102,3 +104,15 @@ def test_a_size_has_two_digits(count: int, words: str) -> None:
 def test_a_path_may_break_between_its_fields_and_its_text_is_escaped() -> None:
     assert breakable("spec.containers[name=web].image") == "spec.<wbr>containers<wbr>[name=web].<wbr>image"
     assert breakable("a[<b>\u202e&.x]") == "a<wbr>[&lt;b&gt;\\u202e&amp;.<wbr>x]"
+
+
+@given(st.text() | st.sampled_from(HOSTILE))
+def test_the_words_of_a_command_are_marked_and_its_text_stays(text: str) -> None:
+    printed = words(text)
+    assert re.sub(r'</?span(?: class="(?:word|escaped)")?>', "", printed) == re.sub(
+        r'</?span(?: class="escaped")?>', "", lines(text)
+    )
+
+
+def test_a_line_of_a_command_does_not_break_within_an_option() -> None:
+    assert words("a -n b") == 'a <span class="word">-n</span> b'

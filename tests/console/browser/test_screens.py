@@ -13,6 +13,7 @@ from proxy.console.app import ROUTES
 from sandbox.demo.processes import Daemons, free_port
 from tests.console.browser.chromium import Chromium
 from tests.console.browser.tab import LOOKS, Tab, new_tab
+from tests.console.fleet_data import OF_HOSTILE_NAMES, READERS
 
 
 def request(number: int) -> str:
@@ -29,7 +30,13 @@ SCREENS = {
     "/requests/{id}/revoke": [f"{request(7)}/revoke", f"{request(13)}/revoke"],
     "/calls": ["/calls", "/calls?agent=deploy-bot"],
     "/calls/end": ["/calls/end?agent=deploy-bot", "/calls/end?id=ended"],
-    "/audit": ["/audit", "/audit?status=4xx&q=pods", "/audit?q=nothing+has+this", "/audit?since=never"],
+    "/audit": [
+        "/audit",
+        "/audit?follow=1",
+        "/audit?status=4xx&q=pods",
+        "/audit?q=nothing+has+this",
+        "/audit?since=never",
+    ],
     "/audit/{eid}": ["EVENT", "/audit/none"],
     "/decision": [
         "/decision",
@@ -149,6 +156,31 @@ def test_a_hostile_text_is_only_a_text(hubs: Hubs, chromium: Chromium, path: str
         tab.check()
 
 
+@pytest.mark.parametrize("kind", ["usual", "hostile"])
+def test_a_screen_that_a_form_leads_to_has_no_violation(hubs: Hubs, chromium: Chromium, kind: str) -> None:
+    texts = [
+        OF_HOSTILE_NAMES.replace("[write]", "[read]"),
+        READERS.replace("effect: deny", "effect: <script>alert(1)</script>\u202e"),
+    ]
+    with new_tab(chromium.browser, hubs.origin(kind)) as tab:
+        for text, button, found in (
+            (texts[0], "Check", ".changed"),
+            (texts[1], "Check", ".atline"),
+            (READERS, "Simulate", ".verdict"),
+        ):
+            tab.open("/policy-check")
+            tab.page.locator("textarea").fill(text)
+            tab.page.get_by_role("button", name=button, exact=True).click()
+            tab.page.locator(found).first.wait_for()
+            assert tab.page.locator("main img, main [style], main script, main [onerror]").count() == 0
+            tab.inspect()
+        tab.open("/agents/deploy-bot/code")
+        tab.page.get_by_role("button", name="Make the code").click()
+        tab.page.locator("main", has_text="hwc_").wait_for()
+        tab.inspect()
+        tab.check()
+
+
 def test_a_filter_of_rows_says_how_many_match(hubs: Hubs, chromium: Chromium) -> None:
     with new_tab(chromium.browser, hubs.origin("usual")) as tab:
         tab.open("/policies")
@@ -157,6 +189,33 @@ def test_a_filter_of_rows_says_how_many_match(hubs: Hubs, chromium: Chromium) ->
         tab.page.keyboard.type("migrations")
         tab.page.get_by_role("status").get_by_text(f"1 of {rows.count()} match").wait_for()
         assert [row.is_visible() for row in rows.all()].count(True) == 1
+        tab.check()
+
+
+def test_the_pages_are_used_by_keyboard(hubs: Hubs, chromium: Chromium) -> None:
+    with new_tab(chromium.browser, hubs.origin("usual")) as tab:
+        keys, focused = tab.page.keyboard, tab.page.locator(":focus")
+        tab.open("/")
+        keys.press("Tab")
+        assert focused.inner_text() == "Skip to the content"
+        keys.press("Enter")
+        keys.press("Tab")
+        # The first link below the heading, and not one of the navigation.
+        assert focused.evaluate("element => element.closest('main') !== null")
+        keys.press("g")
+        keys.press("l")
+        tab.page.wait_for_url(f"{tab.origin}/calls")
+        end = tab.page.get_by_role("link", name="End").first
+        end.focus()
+        assert focused.evaluate("element => getComputedStyle(element).outlineStyle") != "none"
+        keys.press("Enter")
+        tab.page.get_by_role("dialog").wait_for()
+        # It begins in its field, and leads back to where it was asked for.
+        keys.type("too long")
+        assert tab.page.get_by_label("Reason").input_value() == "too long"
+        keys.press("Escape")
+        tab.page.get_by_role("dialog").wait_for(state="hidden")
+        assert focused.get_attribute("href") == end.get_attribute("href")
         tab.check()
 
 

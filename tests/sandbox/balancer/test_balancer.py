@@ -76,6 +76,13 @@ class Site:
     def connect(self) -> http.client.HTTPSConnection:
         return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=5, context=self.context)
 
+    def write_ca(self, folder: Path) -> Path:
+        """Write the hubs' CA into a folder."""
+        [ca] = self.context.get_ca_certs(binary_form=True)
+        file = folder / "ca.pem"
+        file.write_text(ssl.DER_cert_to_PEM_cert(ca))
+        return file
+
     def ask(self) -> int:
         """The port of the hub that a new connection comes to."""
         with contextlib.closing(self.connect()) as connection:
@@ -146,9 +153,22 @@ def test_a_hub_that_does_not_accept_costs_no_connection(tmp_path: Path, site: Si
     ports = [hub.port for hub in site.hubs]
     with Daemons(tmp_path) as daemons:
         gone, front = free_port(), free_port()
-        ca = site.context.get_ca_certs(binary_form=True)[0]
-        (tmp_path / "ca.pem").write_text(ssl.DER_cert_to_PEM_cert(ca))
-        control, _ = start_balancer(daemons, front, [gone, *ports], tmp_path / "ca.pem", check_s=CHECK_S)
+        ca = site.write_ca(tmp_path)
+        control, _ = start_balancer(daemons, front, [gone, *ports], ca, check_s=CHECK_S)
         wait_until(lambda: control.in_service() == ports)
         behind = attrs.evolve(site, port=front)
         assert {behind.ask() for _ in range(3)} == set(ports)
+
+
+def test_a_backend_is_in_service_by_the_answer_of_another_port(site: Site, tmp_path: Path) -> None:
+    """A hub's console has no /readyz: it is in service while the hub is."""
+    with Daemons(tmp_path) as daemons, contextlib.ExitStack() as stack:
+        consoles = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in site.hubs]
+        ports = [console.getsockname()[1] for console in consoles]
+        checked, ca = [hub.port for hub in site.hubs], site.write_ca(tmp_path)
+        control, balancer = start_balancer(daemons, free_port(), ports, ca, check_s=CHECK_S, checked=checked)
+        balancer.wait_for("ready")
+        site.hubs[1].status = 503
+        wait_until(lambda: control.in_service() == [ports[0], ports[2]])
+        site.hubs[1].status = 200
+        wait_until(lambda: control.in_service() == ports)

@@ -14,8 +14,8 @@ from tunnel import Hello, Welcome, hear_hello, read_hello
 from tunnel.dialing import dial
 from tunnel.dialing.dialer import run_dialer
 from tunnel.handshake import read_welcome
-from tunnel.protocol import frames
-from tunnel.protocol.frames import Resume
+from tunnel.protocol import frames, greetings
+from tunnel.protocol.greetings import Resume
 from tunnel.websocket.upgrade import AT_HEADER, ELSEWHERE_HEADER, accept_websocket
 
 # As the earlier version encodes the values below.
@@ -62,13 +62,13 @@ def test_an_earlier_hub_asks_for_one_tunnel() -> None:
 def test_an_earlier_relay_finds_in_a_welcome_all_that_it_knows() -> None:
     """It ignores the keys that it does not know."""
     welcome = attrs.evolve(WELCOME, replica="0a1b2c3d", tunnels=2)
-    told = json.loads(frames.welcome(welcome)[frames.HEADER_BYTES :])
+    told = json.loads(greetings.welcome(welcome)[frames.HEADER_BYTES :])
     assert told.pop("tunnels") == 2
     assert told == {**json.loads(EARLIER_WELCOME), "replica": "0a1b2c3d"}
 
 
 def test_a_relay_says_to_a_hub_what_an_earlier_one_says() -> None:
-    assert frames.hello(HELLO) == message(frames.HELLO, EARLIER_HELLO)
+    assert greetings.hello(HELLO) == message(frames.HELLO, EARLIER_HELLO)
     assert read_hello(message(frames.HELLO, EARLIER_HELLO)) == HELLO
 
 

@@ -13,9 +13,9 @@ import attrs
 
 from tests.tunnel.protocol.joined import Joined
 from tests.tunnel.protocol.recorded import Recorded
-from tunnel.protocol import frames
+from tunnel.protocol import frames, greetings
 from tunnel.protocol.connection import Phase
-from tunnel.protocol.frames import Hello, Welcome
+from tunnel.protocol.greetings import Hello, Welcome
 from tunnel.protocol.ledger import ACK_AFTER_S
 from tunnel.protocol.memory import Memory
 
@@ -146,7 +146,7 @@ class Cuttable(Joined):
         """The new link has brought its HELLO; what the old one would still have brought is lost."""
         assert self.pending is not None
         payload = message[frames.HEADER_BYTES :]
-        resume = frames.decode_hello(payload).resume
+        resume = greetings.decode_hello(payload).resume
         assert resume is not None
         assert resume.session_id == "s"
         self.listener.resumption.detach(self.now)
@@ -169,7 +169,7 @@ class Cuttable(Joined):
         assert self.dialer.status.phase is Phase.DETACHED
         self.cut(self.at_dialer_link)
         self.pending = self.at_dialer_link = Link()
-        self.at_dialer_link.to_listener.send(frames.hello(self.dialer.resumption.hello_again()))
+        self.at_dialer_link.to_listener.send(greetings.hello(self.dialer.resumption.hello_again()))
 
     def lose(self, *, listener_notices: bool, arrives: int) -> None:
         """The link is lost: `arrives` bytes of those that move to the dialer still do."""

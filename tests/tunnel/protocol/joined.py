@@ -9,7 +9,7 @@ from tests.tunnel.protocol.recorded import Recorded
 from tunnel.protocol import frames
 from tunnel.protocol.congestion import Flight
 from tunnel.protocol.connection import Role
-from tunnel.protocol.frames import Hello, Welcome
+from tunnel.protocol.greetings import Hello, Welcome
 from tunnel.protocol.memory import Memory
 from tunnel.protocol.streams import StreamState
 

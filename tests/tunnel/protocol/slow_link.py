@@ -18,7 +18,7 @@ from tests.tunnel.protocol import recorded
 from tests.tunnel.protocol.joined import Joined
 from tests.tunnel.protocol.recorded import Recorded
 from tunnel.protocol import frames
-from tunnel.protocol.frames import Hello, Welcome
+from tunnel.protocol.greetings import Hello, Welcome
 from tunnel.protocol.streams import StreamState
 
 CHUNK = bytes(64 * 1024)

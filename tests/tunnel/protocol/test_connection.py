@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.tunnel.protocol import recorded
 from tests.tunnel.protocol.joined import MIB, Joined, broken, frames_of
 from tests.tunnel.protocol.recorded import Recorded
-from tunnel.protocol import frames
+from tunnel.protocol import frames, greetings
 from tunnel.protocol.connection import Phase, Role
 from tunnel.protocol.connection.stream_feed import HEAD_BYTES_PER_FRAME, MODEST_USERS_MAX
 from tunnel.protocol.errors import (
@@ -23,7 +23,8 @@ from tunnel.protocol.errors import (
     StreamCode,
 )
 from tunnel.protocol.events import GoAway
-from tunnel.protocol.frames import HEADER_BYTES, FrameType, Hello, Welcome
+from tunnel.protocol.frames import HEADER_BYTES, FrameType
+from tunnel.protocol.greetings import Hello, Welcome
 from tunnel.protocol.ledger import LEDGER_BYTES_MAX
 from tunnel.protocol.memory import Memory, victims
 from tunnel.protocol.session.contexts import CONTEXTS_MAX
@@ -56,8 +57,8 @@ def test_nothing_but_a_greeting_may_come_first() -> None:
     for role, first in (
         (Role.LISTENER, frames.ack(0)),
         (Role.DIALER, frames.ack(0)),
-        (Role.LISTENER, frames.welcome(Welcome())),
-        (Role.DIALER, frames.hello(Hello())),
+        (Role.LISTENER, greetings.welcome(Welcome())),
+        (Role.DIALER, greetings.hello(Hello())),
         (Role.LISTENER, frames.goaway(0, 4400, 0, 0, "")),
         (Role.LISTENER, frames.header(FrameType.HELLO, 0, 1, 2) + b"{}"),
         (Role.DIALER, frames.header(FrameType.WELCOME, 0, 1, 2) + b"{}"),
@@ -86,27 +87,27 @@ def test_a_greeting_has_16_kib_at_most(role: Role) -> None:
 def test_a_second_greeting_ends_the_session() -> None:
     joined = Joined()
     with pytest.raises(RemoteProtocolError, match="a second greeting"):
-        joined.listener.receive(frames.hello(Hello()), 1.0)
+        joined.listener.receive(greetings.hello(Hello()), 1.0)
     listener = Recorded(Role.LISTENER, now=0.0)
     with pytest.raises(RemoteProtocolError, match="a second greeting"):
-        listener.receive(frames.hello(Hello()) * 2, 0.0)
+        listener.receive(greetings.hello(Hello()) * 2, 0.0)
 
 
 def test_peers_without_a_common_version_part() -> None:
     listener = Recorded(Role.LISTENER, now=0.0)
     with pytest.raises(RemoteProtocolError, match="no common version"):
-        listener.receive(frames.hello(Hello(versions=(2, 3))), 0.0)
+        listener.receive(greetings.hello(Hello(versions=(2, 3))), 0.0)
     ((frame_type, _, _, payload),) = frames_of(listener.data_to_send(1000, 0.0))
     assert frame_type == frames.GOAWAY
     assert frames.decode_goaway(payload)[1] == CloseCode.PROTOCOL
     dialer = Recorded(Role.DIALER, now=0.0)
     with pytest.raises(RemoteProtocolError, match="chose version 2"):
-        dialer.receive(frames.welcome(Welcome(version=2)), 0.0)
+        dialer.receive(greetings.welcome(Welcome(version=2)), 0.0)
 
 
 def test_a_newer_dialer_that_still_speaks_version_1_is_welcome() -> None:
     listener = Recorded(Role.LISTENER, now=0.0)
-    listener.receive(frames.hello(Hello(versions=(1, 2, 3))), 0.0)
+    listener.receive(greetings.hello(Hello(versions=(1, 2, 3))), 0.0)
     assert listener.handshake.peer_hello == Hello(versions=(1, 2, 3))
 
 
@@ -126,7 +127,7 @@ def test_a_dialer_says_nothing_between_its_hello_and_the_welcome() -> None:
     dialer.deadlines.ping(0.0)
     assert types_in(dialer.data_to_send(1000, 0.0)) == [FrameType.HELLO]
     assert dialer.data_to_send(1000, 0.0) == b""
-    dialer.receive(frames.welcome(Welcome()), 0.0)
+    dialer.receive(greetings.welcome(Welcome()), 0.0)
     assert types_in(dialer.data_to_send(1000, 0.0)) == [FrameType.PING]
 
 

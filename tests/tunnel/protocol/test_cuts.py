@@ -20,7 +20,7 @@ from tests.tunnel.protocol.recorded import Recorded
 from tests.tunnel.protocol.two_sides import PATTERN, TwoSides
 from tunnel.protocol.connection import Phase
 from tunnel.protocol.errors import Processed, StreamCode
-from tunnel.protocol.frames import Hello, Welcome
+from tunnel.protocol.greetings import Hello, Welcome
 from tunnel.protocol.memory import Memory
 
 

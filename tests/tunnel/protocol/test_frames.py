@@ -9,9 +9,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.tunnel.protocol.joined import frames_of
-from tunnel.protocol import frames
+from tunnel.protocol import frames, greetings
 from tunnel.protocol.errors import Processed, RemoteProtocolError, StreamCode
-from tunnel.protocol.frames import FrameType, Hello, Resume, Welcome
+from tunnel.protocol.frames import FrameType
+from tunnel.protocol.greetings import Hello, Resume, Welcome
 
 KIB, MIB = 1024, 1024 * 1024
 
@@ -183,22 +184,22 @@ welcomes = st.builds(
 
 @given(hellos, welcomes)
 def test_greetings_come_back(hello: Hello, welcome: Welcome) -> None:
-    assert frames.decode_hello(only(frames.hello(hello), FrameType.HELLO)[1]) == hello
-    assert frames.decode_welcome(only(frames.welcome(welcome), FrameType.WELCOME)[1]) == welcome
+    assert greetings.decode_hello(only(greetings.hello(hello), FrameType.HELLO)[1]) == hello
+    assert greetings.decode_welcome(only(greetings.welcome(welcome), FrameType.WELCOME)[1]) == welcome
 
 
 def test_a_greeting_of_an_older_peer_has_defaults_and_of_a_newer_one_is_read_all_the_same() -> None:
-    assert frames.decode_hello(b"{}") == Hello()
-    assert frames.decode_welcome(b"{}") == Welcome()
+    assert greetings.decode_hello(b"{}") == Hello()
+    assert greetings.decode_welcome(b"{}") == Welcome()
     newer = json.dumps({"cluster": "c", "zstd": {"level": 3}, "resume": {"session": "s", "epoch": 7}})
-    assert frames.decode_hello(newer.encode()) == Hello(cluster="c", resume=Resume("s"))
+    assert greetings.decode_hello(newer.encode()) == Hello(cluster="c", resume=Resume("s"))
 
 
 @pytest.mark.parametrize(
     ("key", "least", "most"),
     [("max_frame", 16 * KIB, MIB), ("initial_window", 1, 4 * MIB), ("max_streams", 1, 2**31)],
 )
-@pytest.mark.parametrize("decode", [frames.decode_hello, frames.decode_welcome])
+@pytest.mark.parametrize("decode", [greetings.decode_hello, greetings.decode_welcome])
 def test_what_a_greeting_agrees_on_is_within_the_bounds_of_the_text(
     decode: Callable[[bytes], Hello | Welcome], key: str, least: int, most: int
 ) -> None:
@@ -212,34 +213,34 @@ def test_what_a_greeting_agrees_on_is_within_the_bounds_of_the_text(
 @pytest.mark.parametrize("key", ["last_rx", "first_tx", "next_tx", "attempt"])
 def test_what_a_dialer_resumes_with_are_numbers_from_0_to_2_63(key: str) -> None:
     for value in (0, 2**63):
-        resume = frames.decode_hello(json.dumps({"resume": {key: value}}).encode()).resume
+        resume = greetings.decode_hello(json.dumps({"resume": {key: value}}).encode()).resume
         assert getattr(resume, key) == value
     for wrong in (-1, 2**63 + 1, True, 1.0):
         with pytest.raises(RemoteProtocolError, match=f"greeting's {key} is not"):
-            frames.decode_hello(json.dumps({"resume": {key: wrong}}).encode())
+            greetings.decode_hello(json.dumps({"resume": {key: wrong}}).encode())
 
 
 @pytest.mark.parametrize("key", ["resume_ttl_s", "server_time_ms", "last_rx", "next_tx", "resumed"])
 def test_a_welcome_has_a_value_of_its_kind_or_none(key: str) -> None:
     right = True if key == "resumed" else 2**63
-    assert getattr(frames.decode_welcome(json.dumps({key: right}).encode()), key) == right
+    assert getattr(greetings.decode_welcome(json.dumps({key: right}).encode()), key) == right
     for wrong in (int(right) + 2, -1, "1", None):
         with pytest.raises(RemoteProtocolError, match=f"greeting's {key} is n"):
-            frames.decode_welcome(json.dumps({key: wrong}).encode())
+            greetings.decode_welcome(json.dumps({key: wrong}).encode())
 
 
 def test_a_dialer_is_asked_for_one_session_or_more() -> None:
     for value in (1, 2**63):
-        assert frames.decode_welcome(json.dumps({"tunnels": value}).encode()).tunnels == value
+        assert greetings.decode_welcome(json.dumps({"tunnels": value}).encode()).tunnels == value
     for wrong in (0, 2**63 + 1, True, 2.0, "2", None):
         with pytest.raises(RemoteProtocolError, match="greeting's tunnels is not"):
-            frames.decode_welcome(json.dumps({"tunnels": wrong}).encode())
+            greetings.decode_welcome(json.dumps({"tunnels": wrong}).encode())
 
 
 @pytest.mark.parametrize(
     ("decode", "key"),
-    [(frames.decode_hello, key) for key in ("cluster", "instance", "boot_id", "software")]
-    + [(frames.decode_welcome, key) for key in ("session", "replica", "boot_id", "software")],
+    [(greetings.decode_hello, key) for key in ("cluster", "instance", "boot_id", "software")]
+    + [(greetings.decode_welcome, key) for key in ("session", "replica", "boot_id", "software")],
 )
 def test_a_text_of_a_greeting_is_short_since_it_is_said_again_and_again(
     decode: Callable[[bytes], Hello | Welcome], key: str
@@ -251,11 +252,11 @@ def test_a_text_of_a_greeting_is_short_since_it_is_said_again_and_again(
 
 def test_a_nonce_is_16_bytes_in_lower_hexadecimal_or_none() -> None:
     nonce = "0123456789abcdef" * 2
-    assert frames.decode_hello(json.dumps({"nonce": nonce}).encode()).nonce == nonce
-    assert frames.decode_hello(b"{}").nonce == frames.decode_hello(b'{"nonce": ""}').nonce == ""
+    assert greetings.decode_hello(json.dumps({"nonce": nonce}).encode()).nonce == nonce
+    assert greetings.decode_hello(b"{}").nonce == greetings.decode_hello(b'{"nonce": ""}').nonce == ""
     for wrong in (nonce[:-1], nonce + "0", nonce.upper(), "g" * 32, nonce + "\n", 7, None, [nonce]):
         with pytest.raises(RemoteProtocolError, match="greeting's nonce is not"):
-            frames.decode_hello(json.dumps({"nonce": wrong}).encode())
+            greetings.decode_hello(json.dumps({"nonce": wrong}).encode())
 
 
 @pytest.mark.parametrize(
@@ -286,7 +287,7 @@ def test_a_nonce_is_16_bytes_in_lower_hexadecimal_or_none() -> None:
 )
 def test_a_greeting_that_cannot_be_meant_is_refused(greeting: bytes) -> None:
     refused = 0
-    for decode in (frames.decode_hello, frames.decode_welcome):
+    for decode in (greetings.decode_hello, greetings.decode_welcome):
         try:
             decode(greeting)
         except RemoteProtocolError:
@@ -305,8 +306,8 @@ def test_decoders_raise_nothing_but_remote_protocol_error(payload: bytes) -> Non
         frames.decode_ack,
         frames.decode_ping,
         frames.decode_goaway,
-        frames.decode_hello,
-        frames.decode_welcome,
+        greetings.decode_hello,
+        greetings.decode_welcome,
     ):
         with contextlib.suppress(RemoteProtocolError):
             decode(payload)

@@ -11,13 +11,13 @@ import pytest
 from tests.tunnel.protocol import recorded
 from tests.tunnel.protocol.cuttable import RESUMING, Cuttable
 from tests.tunnel.protocol.joined import MIB, Joined, broken, frames_of
-from tunnel.protocol import frames
+from tunnel.protocol import frames, greetings
 from tunnel.protocol.connection import Phase
 from tunnel.protocol.connection.deadlines import OPEN_WAITS_S
 from tunnel.protocol.connection.resumption import RESUME_TTL_S
 from tunnel.protocol.errors import CloseCode, Processed, RemoteProtocolError, StreamCode
 from tunnel.protocol.events import GoAway
-from tunnel.protocol.frames import Hello, Resume, Welcome
+from tunnel.protocol.greetings import Hello, Resume, Welcome
 from tunnel.protocol.ledger import CHARGED_IN_BYTES, LEDGER_BYTES_MAX, LEDGER_LEAST_BYTES
 from tunnel.protocol.liveness import DOUBT_AFTER_S
 from tunnel.protocol.memory import Memory
@@ -182,10 +182,10 @@ def test_a_dialer_does_not_go_on_with_a_listener_that_counts_otherwise(
         next_tx=joined.listener.sent.next_number,
     )
     with pytest.raises(RemoteProtocolError, match=why) as caught:
-        joined.dialer.receive(frames.welcome(attrs.evolve(right, **wrong)), joined.now)
+        joined.dialer.receive(greetings.welcome(attrs.evolve(right, **wrong)), joined.now)
     assert caught.value.close_code == CloseCode.RESUME_UNKNOWN
     joined = detached()
-    joined.dialer.receive(frames.welcome(right), joined.now)
+    joined.dialer.receive(greetings.welcome(right), joined.now)
     assert joined.dialer.status.phase is Phase.OPEN
 
 

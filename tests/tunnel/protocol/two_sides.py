@@ -13,7 +13,7 @@ from tests.tunnel.protocol.joined import Joined
 from tests.tunnel.protocol.onlooker import Watched
 from tests.tunnel.protocol.recorded import Recorded
 from tunnel.protocol.errors import Processed, StreamCode
-from tunnel.protocol.frames import Hello, Welcome
+from tunnel.protocol.greetings import Hello, Welcome
 from tunnel.protocol.memory import Memory
 from tunnel.protocol.state import ENDED
 from tunnel.protocol.streams import StreamState

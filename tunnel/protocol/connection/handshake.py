@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import attrs
 
-from tunnel.protocol import frames
+from tunnel.protocol import frames, greetings
 from tunnel.protocol.connection.resumption import Resumption
 from tunnel.protocol.control import ControlQueue
 from tunnel.protocol.errors import RemoteProtocolError
 from tunnel.protocol.events import GoAway
-from tunnel.protocol.frames import Hello, Welcome
+from tunnel.protocol.greetings import Hello, Welcome
 from tunnel.protocol.session.status import DETACHED, GREETING, Role, Status
 
 __all__ = ["Handshake"]
@@ -33,14 +33,14 @@ class Handshake:
         assert self.status.role is Role.DIALER
         assert self.status.phase is GREETING
         self.status.local = hello
-        self.control.greeting = frames.hello(hello)
+        self.control.greeting = greetings.hello(hello)
 
     def say_welcome(self, welcome: Welcome, peer: Hello) -> None:
         """Queue the listener's answer to `peer`; the session is open with it."""
         assert self.status.role is Role.LISTENER
         assert self.status.phase is GREETING
         self.status.local = welcome
-        self.control.greeting = frames.welcome(welcome)
+        self.control.greeting = greetings.welcome(welcome)
         self.resumption.settle(peer)
 
     def receive(self, frame_type: int, stream_id: int, payload: bytes, now: float) -> None:
@@ -58,16 +58,16 @@ class Handshake:
                 f"a greeting of {len(payload)} bytes exceeds {frames.GREETING_BYTES_MAX}"
             )
         if not dials:
-            hello = frames.decode_hello(payload)
+            hello = greetings.decode_hello(payload)
             if not set(hello.versions) & set(frames.VERSIONS):
                 raise RemoteProtocolError(f"no common version: the peer speaks none of {frames.VERSIONS}")
             if self.peer_hello is not None:
                 raise RemoteProtocolError("a second greeting")
             self.peer_hello = hello
         elif status.phase is DETACHED:
-            self.resumption.receive_welcome(frames.decode_welcome(payload), now)
+            self.resumption.receive_welcome(greetings.decode_welcome(payload), now)
         else:
-            welcome = frames.decode_welcome(payload)
+            welcome = greetings.decode_welcome(payload)
             if welcome.version not in frames.VERSIONS:
                 raise RemoteProtocolError(f"the peer chose version {welcome.version}, which was not offered")
             self.resumption.settle(welcome)

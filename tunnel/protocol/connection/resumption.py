@@ -6,11 +6,11 @@ import math
 
 import attrs
 
-from tunnel.protocol import frames
+from tunnel.protocol import frames, greetings
 from tunnel.protocol.connection.drain import Drain
 from tunnel.protocol.control import ControlQueue
 from tunnel.protocol.errors import CloseCode, RemoteProtocolError
-from tunnel.protocol.frames import Hello, Resume, Welcome
+from tunnel.protocol.greetings import Hello, Resume, Welcome
 from tunnel.protocol.ledger import ReceivedLedger, SentLedger
 from tunnel.protocol.liveness import Liveness, RoundTrips
 from tunnel.protocol.session.goaways import GoAways
@@ -140,7 +140,7 @@ class Resumption:
         )
         self.attempt = resume.attempt
         self.attach(resume.last_rx, resume.next_tx, now)
-        self.control.greeting = frames.welcome(welcome)
+        self.control.greeting = greetings.welcome(welcome)
 
     def attach(self, peer_has: int, peer_sent: int, now: float) -> None:
         """A new transport is there; of all before it the peer has received `peer_has` frames, and sent

@@ -9,7 +9,7 @@ from typing import Final
 import attrs
 
 from tunnel.protocol.errors import LocalProtocolError, RemoteProtocolError
-from tunnel.protocol.frames import Hello, Welcome
+from tunnel.protocol.greetings import Hello, Welcome
 
 __all__ = ["CLOSED", "DETACHED", "GREETING", "OPEN", "Phase", "Role", "Status"]
 

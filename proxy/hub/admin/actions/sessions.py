@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import attrs
 import msgspec
@@ -39,6 +40,7 @@ class RelayListing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class SessionsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     agent: str | None = None
     cluster: str | None = None
+    limit: Annotated[int, msgspec.Meta(ge=1, description="the newest ones alone")] | None = None
 
 
 class Kill(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -102,7 +104,10 @@ class SessionActions:
 
     @verb("GET", "/v1/sessions", "list", "sessions", Role.OPERATOR, query=SessionsQuery)
     async def list_all(self, query: SessionsQuery) -> Done:
-        """List the live calls at all hubs, and name the hubs that did not answer in time."""
+        """List the live calls at all hubs, the oldest first, and name the hubs that did not answer in time.
+
+        `total` counts all of them, also with a `limit`.
+        """
         agent, cluster = query.agent, query.cluster
         await self._check_names(agent, cluster)
         elsewhere = CallsElsewhere()
@@ -110,7 +115,9 @@ class SessionActions:
             elsewhere = await self.others.sessions(agent=agent, cluster=cluster)
         listed = [*await self.live.sessions(agent=agent, cluster=cluster), *elsewhere.calls]
         listed.sort(key=lambda session: session.started_at)
-        return Done({"sessions": await in_chunks(self._listed, listed), **await self._missing(elsewhere)})
+        newest = listed if query.limit is None else listed[-query.limit :]
+        sessions = await in_chunks(self._listed, newest)
+        return Done({"sessions": sessions, "total": len(listed), **await self._missing(elsewhere)})
 
     @verb(
         "POST",

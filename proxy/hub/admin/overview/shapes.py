@@ -90,7 +90,7 @@ class Overview(msgspec.Struct, frozen=True):
     version: str
     public_url: str
     attention: list[Attention]
-    """The most urgent first."""
+    """Requests that wait for a person come first, then the most urgent."""
     clusters: list[ClusterRow]
     agents: AgentCounts
     teams: int

@@ -15,6 +15,7 @@ A client that takes nothing is cut: its socket is full, so no last event reaches
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 
@@ -80,7 +81,8 @@ class _EventStream(Response):
         self._streams = streams
         self._caller = caller
         self._source = source
-        self._checked_at = self._sent_at = trio.current_time()
+        self._sent_at = trio.current_time()
+        self._check_at_s = _next_check_s()
         self._sending = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -126,7 +128,7 @@ class _EventStream(Response):
         await self._send(send, b"retry: %d\n\n" % retry_ms)
         while True:
             piece = b""
-            with trio.move_on_after(CHECK_EVERY_S):
+            with trio.move_on_at(_next_check_s()):
                 try:
                     piece = await batches.receive()
                 except trio.EndOfChannel:
@@ -148,17 +150,16 @@ class _EventStream(Response):
         """Return the last event if the stream must end now. The caller is checked each CHECK_EVERY_S."""
         if self._streams.draining():
             return _told("end", {"code": "draining", "message": "this hub stops: connect again"})
-        now = trio.current_time()
-        if now < self._checked_at + CHECK_EVERY_S:
+        if trio.current_time() < self._check_at_s:
             return None
-        self._checked_at = now
+        self._check_at_s = _next_check_s()
         refused = self._caller.still_valid()
         return None if refused is None else _ended_by(refused)
 
     async def _guard(self) -> None:
         """Cut a client that takes nothing."""
         while True:
-            await trio.sleep(CHECK_EVERY_S)
+            await trio.sleep_until(_next_check_s())
             if not self._sending:
                 continue
             over = self._streams.draining() or self._caller.still_valid() is not None
@@ -169,6 +170,11 @@ class _EventStream(Response):
         while (await receive())["type"] != "http.disconnect":
             pass
         raise CutError
+
+
+def _next_check_s() -> float:
+    """The same for all streams and for the feed of changes, so an idle hub wakes once a second."""
+    return (math.floor(trio.current_time() / CHECK_EVERY_S) + 1) * CHECK_EVERY_S
 
 
 def _ended_by(refused: RefusedError) -> ServerEvent:

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import json
 import stat
+import tarfile
 from pathlib import Path
 
 import pytest
 
 from proxy.cli.admin.api.logins import load_logins
 from tests.proxy.cli.admin.conftest import Hub
+
+READS = """kind: Policy
+metadata: {name: reads}
+spec:
+  bind: {teams: ["*"]}
+  rules: [{id: reads, effect: allow, verbs: [read], resources: ["*"]}]
+"""
 
 
 class Elsewhere:
@@ -49,6 +57,22 @@ async def test_a_hub_is_named_once_and_then_used_by_its_name(hub: Hub, elsewhere
     # --hub wins over the environment.
     env = {**elsewhere.env, "HAWSE_ADMIN_URL": "https://localhost:1", "HAWSE_ADMIN_TOKEN": "hws_x"}
     await hub.ok("--hub", "prod", "team", "list", env=env)
+
+
+@pytest.mark.parametrize("by", ["HAWSE_ADMIN_URL", "--hub"])
+async def test_a_hub_elsewhere_simulates_policies_and_is_backed_up(
+    hub: Hub, elsewhere: Elsewhere, tmp_path: Path, by: str
+) -> None:
+    policy, archive = tmp_path / "reads.yaml", tmp_path / "hub.tar"
+    policy.write_text(READS)
+    env, named = hub.elsewhere(), list[str]()
+    if by == "--hub":
+        await elsewhere.log_in("prod")
+        env, named = elsewhere.env, ["--hub", "prod"]
+    simulated = await hub.ok(*named, "policy", "simulate", str(policy), env=env)
+    assert "no recorded call to decide" in simulated.stderr
+    await hub.ok(*named, "backup", str(archive), env=env)
+    assert tarfile.is_tarfile(archive)
 
 
 async def test_logins_are_listed_replaced_and_removed(hub: Hub, elsewhere: Elsewhere) -> None:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import signal
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -133,6 +137,29 @@ async def test_a_named_hub_and_an_auditor_suffice(hub: Hub, tmp_path: Path) -> N
     assert "has the role viewer" in refused.stderr
     contradiction = await run(hub, "list", "--hub", "prod", "--data-dir", ".", **env)
     assert contradiction.exit_code == 2
+
+
+async def test_a_follower_of_a_named_hub_prints_each_event_as_it_is_written(hub: Hub, tmp_path: Path) -> None:
+    write(hub, event(1))
+    made = await hub.json("token", "add", "ada", "--role", "auditor")
+    url = hub.elsewhere()["HAWSE_ADMIN_URL"] or ""
+    env = {"XDG_CONFIG_HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+    save_login(env, "prod", AdminLogin(url, made["token"], hub.ca.read_text()))
+    # A process of its own: it prints to a pipe, and ends by a signal.
+    argv = [sys.executable, "-m", "hawse", "audit", "follow", "--hub", "prod", "--kind", "call", "--json"]
+    process = await trio.lowlevel.open_process(argv, env=env, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    with trio.fail_after(30):
+        printed = b""
+        while printed.count(b"\n") < 2:
+            printed += await process.stdout.receive_some()
+            if printed.count(b"\n") == 1:
+                write(hub, event(2))
+        process.send_signal(signal.SIGINT)
+        assert await process.wait() == 130
+    await process.stdout.aclose()
+    targets = [json.loads(line)["req"]["raw_target"] for line in printed.splitlines()]
+    assert targets == ["/api/v1/pods/1", "/api/v1/pods/2"]
 
 
 def client_of(hub: Hub) -> AdminClient:

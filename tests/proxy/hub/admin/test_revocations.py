@@ -288,7 +288,7 @@ async def test_with_both_down_the_entry_stays_until_both_have_it(hub: Hub) -> No
         assert "until the trail and store can take it" in told["notice"]
         hub.trail_up()
         await hub.until(lambda: hub.recorder.healthy)
-        assert len(hub.rows()) == 1
+        await hub.until(lambda: len(hub.rows()) == 1)
         # The store has no other change either.
         assert (await hub.ask("POST", "/v1/agents/robot/unlock")).status == 503
         assert len(hub.reserve.entries()) == 1
@@ -384,7 +384,7 @@ async def test_what_is_refused_leaves_no_entry_that_is_carried_out_later(hub: Hu
     assert (await hub.ask("POST", "/v1/agents/nobody/lock")).status == 404
     hub.trail_up()
     await hub.until(lambda: hub.recorder.healthy)
-    assert hub.reserve.entries() == []
+    await hub.until(lambda: hub.reserve.entries() == [] != hub.rows())
     [row] = hub.rows()
     assert (row["resp"]["status"], row["phase"]) == (404, "complete")
 

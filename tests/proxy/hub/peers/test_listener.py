@@ -24,7 +24,7 @@ from tunnel import Hello, Transport, TransportClosed
 from tunnel.dialing.failure import DialFailed
 from tunnel.handshake import say_hello
 from tunnel.net.connect import HandshakeFailed, TLSStream, open_tcp, wrap_client
-from tunnel.protocol import frames
+from tunnel.protocol import frames, greetings
 from tunnel.websocket.upgrade import WebSocketRefused, dial_websocket
 
 Pair = tuple[Dialled, Dialled]
@@ -242,8 +242,8 @@ async def say(transport: Transport, message: bytes) -> TransportClosed:
         b"\x00" * 12,
         b"\xff" * 5_000,
         frames.ping(1, 0, 0, answer=False),
-        frames.hello(Hello()) + frames.ping(1, 0, 0, answer=False),
-        frames.hello(Hello(versions=(9,))),
+        greetings.hello(Hello()) + frames.ping(1, 0, 0, answer=False),
+        greetings.hello(Hello(versions=(9,))),
     ],
     ids=["empty", "zeros", "ones", "ping", "more than a hello", "version"],
 )
@@ -285,8 +285,8 @@ async def test_a_session_of_another_hub_is_not_resumed(pair: Pair, third: Dialle
             await trio.sleep(0.01)
             (link,) = second.mesh.links
             # Another hub names the session of this one.
-            theft = frames.hello(
-                Hello(features=("resume",), resume=frames.Resume(link.session.session_id, 0, 0, 9, 1))
+            theft = greetings.hello(
+                Hello(features=("resume",), resume=greetings.Resume(link.session.session_id, 0, 0, 9, 1))
             )
             async with third.dialer.connect(second.me, link.session.session_id) as thief:
                 assert (await say(thief, theft)).code == 4410

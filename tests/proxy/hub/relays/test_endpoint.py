@@ -39,7 +39,7 @@ from tunnel import (
     memory_transport_pair,
     open_session,
 )
-from tunnel.protocol import frames
+from tunnel.protocol import frames, greetings
 
 
 async def farewell(relay: Session) -> tuple[int, str]:
@@ -269,7 +269,7 @@ async def test_streams_that_a_relay_opens_are_refused_and_take_no_memory(tmp_pat
 
 async def test_a_relay_that_opens_streams_and_never_listens_is_sent_away(tmp_path: Path) -> None:
     async with open_bench(tmp_path) as bench, dialled(bench) as (relay, word):
-        await relay.send(frames.hello(word))
+        await relay.send(greetings.hello(word))
         await relay.receive()
         opens = (frames.open_prefix(number, 1, 0, 0, 0) for number in range(1, 3001, 2))
         await relay.send(b"".join(opens))
@@ -334,7 +334,7 @@ async def refused(bench: Bench, instance: str, statement: str) -> tuple[int, str
             await relay.receive()
 
     async with dialled(bench, instance) as (relay, word):
-        await relay.send(frames.hello(attrs.evolve(word, statement=statement)))
+        await relay.send(greetings.hello(attrs.evolve(word, statement=statement)))
         with trio.fail_after(5), pytest.raises(TransportClosed) as caught:
             await read_all(relay)
         return caught.value.code or 0, caught.value.reason

@@ -40,7 +40,7 @@ from tunnel import (
     memory_transport_pair,
 )
 from tunnel.dialing.resumption import RESUME_DIAL_S
-from tunnel.protocol import frames
+from tunnel.protocol import greetings
 from tunnel.websocket.upgrade import SESSION_HEADER
 
 
@@ -56,7 +56,7 @@ async def come_back(bench: Bench, claims: HelloClaims, hello: Hello) -> bool:
     # It carries the session until it is lost; a refusal comes at once.
     resumed = True
     with trio.move_on_after(0.1):
-        resumed = await bench.endpoint._resume(here, frames.hello(hello), bench.dial(claims))
+        resumed = await bench.endpoint._resume(here, greetings.hello(hello), bench.dial(claims))
     await there.aclose()
     return resumed
 
@@ -204,7 +204,7 @@ async def test_a_hello_that_was_held_up_on_the_way_changes_nothing(tmp_path: Pat
         later = attrs.evolve(held_up, resume=attrs.evolve(resume, attempt=resume.attempt + 1))
         here, there = memory_transport_pair()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(bench.endpoint._resume, here, frames.hello(later), bench.dial(claims))
+            nursery.start_soon(bench.endpoint._resume, here, greetings.hello(later), bench.dial(claims))
             await wait_all_tasks_blocked()
             assert not hub.detached
             for late in (held_up, attrs.evolve(held_up, resume=attrs.evolve(resume, last_rx=10**9))):

@@ -50,10 +50,15 @@ class Session:
     """A caller whose right to a stream a test takes away."""
 
     refused: RefusedError | None = None
+    checked_at_s: list[float] = attrs.Factory(list)
 
     @property
     def caller(self) -> Caller:
-        return Caller(actor=ADA, role=Role.VIEWER, still_valid=lambda: self.refused)
+        return Caller(actor=ADA, role=Role.VIEWER, still_valid=self.still_valid)
+
+    def still_valid(self) -> RefusedError | None:
+        self.checked_at_s.append(trio.current_time())
+        return self.refused
 
 
 @attrs.define(eq=False)
@@ -124,6 +129,16 @@ async def test_a_silent_stream_has_a_comment_each_15_seconds(bench: Bench, autoj
     for number in (1, 2, 3):
         assert await client.piece() == b":\n\n"
         assert 0 <= trio.current_time() - began - number * sse.COMMENT_EVERY_S <= number * sse.CHECK_EVERY_S
+
+
+async def test_all_streams_check_their_sessions_at_once_each_second(
+    bench: Bench, autojump_clock: MockClock
+) -> None:
+    for _ in range(3):
+        await trio.sleep(0.3)
+        await bench.open(Feed(), Follower.taking()).piece()
+    await trio.sleep_until(5.5)
+    assert bench.session.checked_at_s == [float(second) for second in range(1, 6) for _ in range(3)]
 
 
 @pytest.mark.parametrize("code", ["expired", "forbidden"])
