@@ -12,9 +12,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.version import Version
 
 from deploy.checkout import ROOT, source_epoch
-from deploy.release import ReleaseError, build, stated
+from deploy.release import ReleaseError, build, changelog, stated
 from deploy.release.build import Release, make
 from proxy.process.version import VERSION
 from tests.deploy.checkout import copy_of_this, git
@@ -111,15 +112,16 @@ def test_a_checkout_that_differs_in_its_versions_is_refused(here: Path, tmp_path
         (tmp_path / name).unlink()
         (tmp_path / name).write_text((here / name).read_text())
     edit(tmp_path, "README.md", f"hawse-{VERSION}-py3", "hawse-9.9.9-py3")
-    edit(tmp_path, "CHANGELOG.md", f"## [{VERSION}]", "## [9.9.9]")
+    heading = f"## [{changelog.UNRELEASED if Version(VERSION).is_devrelease else VERSION}]"
+    edit(tmp_path, "CHANGELOG.md", heading, "## [9.9.9]")
     edit(tmp_path, "CHANGELOG.md", "### Fixed", "### Mended")
     with pytest.raises(ReleaseError) as caught:
         build.check(tmp_path)
     lines = str(caught.value).splitlines()
     assert f"has 9.9.9 for {VERSION}: run `python -m deploy.release --set {VERSION}`" in lines[0]
     assert lines[0].startswith("README.md:")
-    assert "'Mended' is none of Added, " in lines[-2]
-    assert lines[-1] == f"CHANGELOG.md: no entry for {VERSION}: add '## [{VERSION}] - date'"
+    assert any("'Mended' is none of Added, " in line for line in lines)
+    assert lines[-1].startswith(f"CHANGELOG.md: no entry for {VERSION}: add '{heading}")
 
 
 def test_a_build_that_fails_leaves_what_was_there(

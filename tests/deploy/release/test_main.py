@@ -56,3 +56,11 @@ def test_the_check_says_whether_this_can_be_released() -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"{VERSION} ")
+
+
+@pytest.mark.parametrize("target", ["dist", "image", "charts"])
+def test_each_target_that_writes_into_dist_ends_with_the_sums(target: str) -> None:
+    command = ["make", "--no-print-directory", "--dry-run", target]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    last = done.stdout.splitlines()[-1]
+    assert last.endswith(("-m deploy.release", "-m deploy.release --sums"))

@@ -41,7 +41,7 @@ labels:
 
 {{- define "hawse-relay.image" -}}
 {{- $image := .Values.image -}}
-{{- $tag := $image.tag | default (ternary "" .Chart.AppVersion (ne $image.digest "")) -}}
+{{- $tag := $image.tag | default (ternary .Chart.AppVersion "" (empty $image.digest)) -}}
 {{- $image.repository }}{{ with $tag }}:{{ . }}{{ end }}{{ with $image.digest }}@{{ . }}{{ end }}
 {{- end }}
 

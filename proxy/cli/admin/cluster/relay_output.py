@@ -40,6 +40,24 @@ class Handover:
         A key is not printed on a terminal. Raises CommandError, and UsageError for options that exclude each
         other.
         """
+        with self._opened(output, force=force) as take:
+            yield partial(self._take, take)
+
+    def _take(self, take: Callable[..., None], made: Object, *, constrained: bool) -> None:
+        """Hand over what the hub has stored already. A key that is lost here can only be replaced."""
+        try:
+            take(made, constrained=constrained)
+        except (CommandError, OSError) as error:
+            if not text(child(made, "relay"), "private_key_pem"):
+                raise
+            why = error.message if isinstance(error, CommandError) else f"cannot print: {error.strerror}"
+            raise CommandError(
+                f"{why}; the hub has stored the new key of {self.name} already, so make another: "
+                f"hawse admin cluster key {self.name}"
+            ) from error
+
+    @contextmanager
+    def _opened(self, output: Path | None, *, force: bool) -> Iterator[Callable[..., None]]:
         if output is not None and str(output) == HELM:
             file = check_options(
                 secret_file=self.secret_file,

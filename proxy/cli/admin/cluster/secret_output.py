@@ -11,8 +11,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from io import RawIOBase
 from pathlib import Path
-from typing import TextIO
 
 import click
 
@@ -47,7 +47,8 @@ def secret_output(
         descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise CommandError(f"cannot write {output}: {error.strerror}") from error
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+    # Unbuffered: a buffer that the disk had no room for would fail again when the file is closed.
+    with os.fdopen(descriptor, "wb", buffering=0) as file:
         try:
             yield partial(_finish, file, unfinished, output)
         finally:
@@ -55,10 +56,11 @@ def secret_output(
                 unfinished.unlink()
 
 
-def _finish(file: TextIO, unfinished: Path, output: Path, text: str) -> None:
+def _finish(file: RawIOBase, unfinished: Path, output: Path, text: str) -> None:
+    left = text.encode()
     try:
-        file.write(text)
-        file.flush()
+        while left:
+            left = left[file.write(left) :]
         os.fsync(file.fileno())
         unfinished.replace(output)
     except OSError as error:

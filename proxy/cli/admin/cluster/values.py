@@ -13,8 +13,8 @@ from proxy.cli.admin.api.client import Reach
 from proxy.cli.errors import AnswerIsNo, CommandError
 from proxy.cli.output import Json, Object, json_option, print_json
 
-# Helm refuses values above some megabytes, so a longer file is not one of values.
-FILE_BYTES_MAX = 16 * 1024 * 1024
+# 50,000 agents with the longest names have 3.5 MB.
+FILE_BYTES_MAX = 4 * 1024 * 1024
 _KEYS = ("agents", "groups")
 
 
@@ -39,7 +39,7 @@ class Difference:
 @json_option
 @click.pass_obj
 def cluster_values(reach: Reach, /, name: str, file: Path | None, as_json: bool) -> None:
-    """Print the chart's values that change with agents and teams: whom the relay may impersonate.
+    """Print the values of the chart that name agents and teams.
 
     \b
     hawse admin cluster values prod > prod.names.yaml
@@ -76,9 +76,14 @@ def read_names(file: Path) -> Mapping[str, frozenset[str]] | None:
 
     try:
         with file.open("rb") as opened:
-            document = read_yaml(opened.read(FILE_BYTES_MAX))
+            raw = opened.read(FILE_BYTES_MAX + 1)
     except OSError as error:
         raise CommandError(f"cannot read {file}: {error.strerror}") from error
+    if len(raw) > FILE_BYTES_MAX:
+        # The rest could hold names, or `impersonate` again, which Helm would take.
+        raise CommandError(f"{file} has more than {FILE_BYTES_MAX} bytes: name a file of values")
+    try:
+        document = read_yaml(raw)
     except YamlError:
         raise CommandError(f"{file} is not YAML: name a file of values") from None
     found = document.get("impersonate") if isinstance(document, dict) else None

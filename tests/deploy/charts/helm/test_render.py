@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from deploy.charts import package
+from proxy.process.version import VERSION
 from tests.deploy.charts.helm.programs import Helm
 from tests.deploy.charts.kubernetes import faults
 from tests.deploy.charts.rendered import RENDERED, first_line, path
@@ -70,6 +71,21 @@ def test_the_defaults_alone_say_what_is_missing(helm: Helm) -> None:
     if helm.program.name == "helm-4":
         paths = ("'/hub/url'", "'/cluster/id'", "'/existingSecret'")
     assert all(each in done.stderr for each in paths)
+
+
+def test_a_value_that_is_taken_away_leaves_the_image_pinned(helm: Helm) -> None:
+    # Helm takes null for a value that does not exist.
+    for image in ({"digest": None}, {"tag": None}):
+        values = merged(SETS["example"].values, {"image": image})
+        done = helm.run("template", "prod", values=values)
+        assert f'image: "hawse-relay:{VERSION}"' in done.stdout
+
+
+@pytest.mark.parametrize("key", ["guardrails", "networkPolicy", "podMonitor"])
+def test_a_group_of_values_that_is_taken_away_is_named(helm: Helm, key: str) -> None:
+    done = helm.run("template", "prod", values={**SETS["example"].values, key: None})
+    assert done.returncode == 1
+    assert f"{key} is required" in done.stderr or f"missing property '{key}'" in done.stderr
 
 
 @pytest.mark.parametrize(

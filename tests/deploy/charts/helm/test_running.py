@@ -68,7 +68,9 @@ class Installed:
         return self.program(f"{PROGRAMS}/helm-4", *args, "--namespace", "hawse")
 
     def program(self, *argv: str, stdin: bytes = b"") -> bytes:
-        environment = {**os.environ, "KUBECONFIG": str(self.folder / "cluster" / "admin.kubeconfig")}
+        # Both programs keep a cache in the home.
+        kubeconfig = str(self.folder / "cluster" / "admin.kubeconfig")
+        environment = {**os.environ, "HOME": self.variables["HOME"], "KUBECONFIG": kubeconfig}
         done = subprocess.run(argv, input=stdin, capture_output=True, env=environment, timeout=60)
         assert done.returncode == 0, done.stderr.decode()
         return done.stdout

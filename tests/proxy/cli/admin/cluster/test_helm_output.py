@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import stat
+import sys
 from pathlib import Path
 
 import pytest
+import trio
 import yaml
 
 from auth.keys import SigningKey
-from proxy.cli.admin.cluster.values import differences
+from proxy.cli.admin.cluster.values import FILE_BYTES_MAX, differences
 from tests.proxy.cli.admin.conftest import Hub
 from tests.proxy.cli.admin.terminal import at_a_terminal
 
@@ -107,6 +109,40 @@ async def test_a_secret_that_cannot_be_written_costs_no_key(hub: Hub, tmp_path: 
     assert await hub.json("cluster", "list") == []
 
 
+async def test_a_disk_that_fills_up_says_how_to_go_on(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "prod.secret.yaml"
+    opened = os.open
+
+    def full(path: str | Path, flags: int, mode: int = 0o777) -> int:
+        os.close(opened(path, flags, mode))
+        return opened("/dev/full", os.O_WRONLY)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("proxy.cli.admin.cluster.secret_output.os.open", full)
+        line = await hub.fails(*ADD, "--secret", str(file))
+    assert line == (
+        f"hawse: cannot write {file}: No space left on device; the hub has stored the new key of prod "
+        "already, so make another: hawse admin cluster key prod\n"
+    )
+    assert os.listdir(tmp_path) == ["hub"]
+    await hub.ok("cluster", "key", "prod", "--output", "helm", "--secret", str(file))
+
+
+async def test_values_that_cannot_be_printed_say_how_to_go_on(hub: Hub, tmp_path: Path) -> None:
+    file = tmp_path / "prod.secret.yaml"
+    command = [sys.executable, "-m", "hawse", "admin", *ADD, "--secret", str(file)]
+    env = {**os.environ, "HAWSE_HUB_DATA_DIR": str(hub.data.path)}
+    with open("/dev/full", "wb") as stdout:
+        done = await trio.run_process(command, stdout=stdout, capture_stderr=True, check=False, env=env)
+    assert (done.returncode, done.stderr.decode()) == (
+        1,
+        "hawse: cannot print: No space left on device; the hub has stored the new key of prod already, so "
+        "make another: hawse admin cluster key prod\n",
+    )
+
+
 async def test_the_names_are_printed_and_compared(hub: Hub, tmp_path: Path) -> None:
     await hub.ok("team", "add", "sre")
     await hub.ok("cluster", "add", "prod", "--team", "sre")
@@ -151,7 +187,9 @@ async def test_the_names_are_printed_and_compared(hub: Hub, tmp_path: Path) -> N
         ("impersonate: {agents: [x], groups: [1]}\n", "has no list of names as impersonate.groups"),
         ("a: [\n", "is not YAML"),
         ("[]\n", "has no impersonate"),
+        ("impersonate: {agents: [], groups: []}\n" + "#" * FILE_BYTES_MAX, "has more than 4194304 bytes"),
     ],
+    ids=range(6),
 )
 async def test_a_file_without_the_names_is_not_taken_for_up_to_date(
     hub: Hub, tmp_path: Path, content: str, said: str
