@@ -607,8 +607,8 @@ async def test_a_really_full_disk_refuses_writes_and_recovers_when_there_is_room
         while recorder.healthy:
             with pytest.raises(AuditUnavailable, match="full"):
                 await fill()
-            before = len(refused)
-            await eventually(lambda before=before: recorder.healthy or len(refused) > before)
+            refused.clear()
+            await eventually(lambda: recorder.healthy or bool(refused))
         calls = [row for row in read(path) if row["kind"] == "call"]
         assert len(calls) == written
         store._bytes_max = None
