@@ -44,11 +44,12 @@ JOBS ?= $(shell echo $$(($$(nproc) * 2)))
 FAULTS_POSTGRES = $(wildcard tests/faults/test_postgres_*.py)
 FAULTS_HUBS = $(wildcard tests/faults/test_hubs_*.py)
 FAULTS = tests/faults $(addprefix --ignore=,$(FAULTS_POSTGRES) $(FAULTS_HUBS))
-# The tests' files, in memory where it has 4 GiB for them. Stores and trails flush each write: on a disk each flush waits,
-# and costs a quarter of the CPU time of tests that have a store.
+# The tests' files, in memory where the folder and the machine have 4 GiB free. Stores and trails flush each write: on a
+# disk each flush waits, and costs a quarter of the CPU time of tests that have a store.
 MEMORY := /dev/shm
 IN_MEMORY := $(shell test -w $(MEMORY) && ! grep -q ' $(MEMORY) .*noexec' /proc/mounts \
-	&& test $$(df -Pk $(MEMORY) | awk 'END {print $$4}') -gt 4194304 && echo TMPDIR=$(MEMORY))
+	&& test $$(df -Pk $(MEMORY) | awk 'END {print $$4}') -gt 4194304 \
+	&& test $$(awk '/^MemAvailable/ {print $$2}' /proc/meminfo) -gt 4194304 && echo TMPDIR=$(MEMORY))
 FAST = $(IN_MEMORY) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not long"
 
 .DEFAULT_GOAL := help

@@ -23,7 +23,7 @@ DEBIAN = Path("/usr/lib/postgresql")
 # A socket's path has at most 107 bytes, and the server's user cannot enter the folders of root.
 FOLDERS, PREFIX = Path("/tmp"), "hawse-pg-"  # noqa: S108 - mkdtemp makes the folder
 # A younger folder without a server may be one whose server is about to start.
-STALE_S = 3600.0
+STALE_S = 300.0
 
 
 def find_binaries() -> Path | None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import tempfile
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -14,7 +16,8 @@ from hypothesis import HealthCheck, settings
 from proxy.hub.store import migrations
 from proxy.hub.store.engines import sqlite
 from tests import new_stores
-from tests.postgres import postgres, postgres_database
+from tests.leftovers import remove_leftovers
+from tests.postgres import MEMORY, postgres, postgres_database
 
 # Fixtures of every test.
 __all__ = ["postgres", "postgres_database"]
@@ -38,6 +41,11 @@ def cheap_stores(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(sqlite, "_engine", new_stores.engine)
     if request.node.get_closest_marker("alembic") is None:
         monkeypatch.setattr(migrations, "_upgrade", new_stores.upgrade)
+
+
+def pytest_sessionstart() -> None:
+    if Path(tempfile.gettempdir()) == MEMORY and "PYTEST_XDIST_WORKER" not in os.environ:
+        remove_leftovers(MEMORY)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

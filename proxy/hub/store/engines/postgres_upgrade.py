@@ -14,8 +14,8 @@ from audit.postgres.rights import grants_to, why_deletable
 from proxy.hub.store.engines.errors import StoreUnavailableError
 from proxy.hub.store.engines.postgres import RIGHTS, look, migrate_alone, new_engine, unusable
 from proxy.hub.store.engines.postgres_address import PostgresAddress
+from proxy.hub.store.migrations import load, read_revision
 from proxy.hub.store.migrations import postgres_tables as p
-from proxy.hub.store.migrations import read_revision
 from proxy.hub.store.migrations import tables as t
 
 
@@ -32,6 +32,7 @@ def upgrade(address: PostgresAddress, grant_to: str | None) -> Upgrade:
 
     `grant_to`: the role of a hub, which gets the rights that it needs. It must not be able to delete events.
     """
+    load()
     engine = new_engine(address)
     try:
         with unusable(), engine.begin() as connection:

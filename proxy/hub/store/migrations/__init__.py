@@ -9,6 +9,8 @@ revision, a later change there would change what it does.
 
 from __future__ import annotations
 
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -17,6 +19,7 @@ import sqlalchemy as sa
 
 if TYPE_CHECKING:
     from alembic.config import Config
+    from alembic.script import ScriptDirectory
 
 HEAD: Final = "0018"
 """The newest of `versions/`."""
@@ -73,6 +76,45 @@ def _is_up_to_date(connection: sa.Connection) -> bool:
     return connection.scalars(sa.text("SELECT version_num FROM alembic_version")).all() == [HEAD]
 
 
+def load_if_older(engine: sa.Engine) -> None:
+    """Load what `is_older` and `migrate` need for a database that is not up to date.
+
+    It takes 0.1 s of CPU, without bytecode 0.4 s. On a slow core that is longer than the server lets a
+    transaction idle, so this ends its own transaction first.
+    """
+    with engine.begin() as connection:
+        if _is_up_to_date(connection):
+            return
+    load()
+
+
+def load() -> None:
+    """Load Alembic and the revisions, once a process."""
+    for name in ("alembic.command", "alembic.runtime.migration"):
+        import_module(name)
+    _scripts()
+
+
+def _config() -> Config:
+    # A sixth of the time and memory of a hub's start, which a database that is up to date need not cost.
+    from alembic.config import Config
+
+    config = Config()
+    # ConfigParser would read a % in the path as the start of an interpolation.
+    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
+    return config
+
+
+@cache
+def _scripts() -> ScriptDirectory:
+    from alembic.script import ScriptDirectory
+
+    scripts = ScriptDirectory.from_config(_config())
+    # It loads the revisions when they are first read.
+    scripts.get_current_head()
+    return scripts
+
+
 @attrs.frozen
 class _Found:
     """The revision of a database, which this version can use."""
@@ -84,16 +126,11 @@ class _Found:
     @classmethod
     def of(cls, connection: sa.Connection) -> _Found:
         """Look; raises MigrationError for a revision that is not known and not compatible."""
-        # A sixth of the time and memory of a hub's start, which a database that is up to date need not cost.
-        from alembic.config import Config
         from alembic.runtime.migration import MigrationContext
-        from alembic.script import ScriptDirectory
 
-        config = Config()
-        # ConfigParser would read a % in the path as the start of an interpolation.
-        config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
+        config = _config()
         config.attributes["connection"] = connection
-        scripts = ScriptDirectory.from_config(config)
+        scripts = _scripts()
         known = {script.revision for script in scripts.walk_revisions()}
         heads = MigrationContext.configure(connection).get_current_heads()
         if len(heads) > 1:

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from auth.keys import SigningKey
+from proxy.hub.store import migrations
 from proxy.hub.store.engines import postgres as engine_module
 from proxy.hub.store.engines.errors import InvalidError, NotFoundError, StoreUnavailableError
 from proxy.hub.store.engines.postgres import clock_error_s
@@ -209,6 +210,27 @@ def test_a_check_reads_and_makes_no_table(postgres_database: str, in_postgres: P
         assert connection is not None
         with pytest.raises(StoreUnavailableError, match="read-only transaction"), engine_module.unusable():
             connection.exec_driver_sql("delete from teams")
+
+
+def test_alembic_is_loaded_outside_of_transactions_and_only_where_it_is_needed(
+    postgres: PostgresServer, postgres_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty = PostgresAddress(postgres_database)
+    states: list[object] = []
+
+    def load() -> None:
+        query = "select state from pg_stat_activity where application_name = 'hawse-hub'"
+        states.append(postgres.execute(query))
+
+    monkeypatch.setattr(migrations, "load", load)
+    with engine_module.look_at(empty):
+        pass
+    opened(empty).close()
+    assert states == [[("idle",)], [("idle",)]]
+    with engine_module.look_at(empty):
+        pass
+    opened(empty).close()
+    assert states == [[("idle",)], [("idle",)]]
 
 
 def test_a_change_is_announced_when_it_is_committed_and_a_refused_one_is_not(
