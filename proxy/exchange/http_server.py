@@ -36,7 +36,7 @@ from proxy.message.head import (
 from proxy.message.strict import BadRequest, read_request_head
 
 # Bytes kept from a client that sends before it has its answer. Beyond this its socket is not read, so its
-# departure is noticed when the answer is sent, or by a look at the socket (Received.wait_end).
+# departure is noticed only when the answer is sent. A call that waits for it is given up (Received.wait_end).
 EARLY_BYTES_MAX = 64 * 1024
 # Bytes read and dropped after an early answer, for a client that reads only after it has sent everything.
 LINGER_BYTES_MAX = 16 * 1024 * 1024

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import socket
-from typing import Final
-
 import trio
 
 from proxy.exchange.http_server import ServerHTTP
 from proxy.message.body import BODY_BYTES_MAX
-from tunnel.net.tcp import TCPStream
 from tunnel.net.tls import TLSStream
-
-FULL_POLL_S: Final = 1.0
-"""How often a client with a full buffer is looked at. Its end is behind bytes that are not read."""
-# Linux' tcpi_state, the first byte of struct tcp_info, after a reset and after the peer's FIN.
-_ENDED_STATES: Final = frozenset({7, 8})
 
 
 class Received:
@@ -43,9 +34,9 @@ class Received:
         return True
 
     def poll_end(self) -> bool:
-        """Read what has arrived, and return whether the client has ended. No task may be receiving.
+        """Read what has arrived, and return whether the client counts as gone. No task may be receiving.
 
-        `wait_end` notices an end only when its task runs. Bytes are kept as there.
+        `wait_end` notices that only when its task runs. Bytes are kept as there.
         """
         http, stream = self.http, self.stream
         try:
@@ -59,33 +50,17 @@ class Received:
                     http.ended = True
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             http.ended = True
-        return http.ended or (http.full and self._has_left())
+        return http.ended or http.full
 
     async def wait_end(self) -> None:
-        """Return once the client sends no more. Earlier bytes are kept, until the buffer is full.
+        """Return once the client sends no more, or more than the buffer takes. Earlier bytes are kept.
 
-        With a full buffer, that is noticed within FULL_POLL_S, as far as the kernel has room for the client's
-        other bytes. The call ends with a checkpoint, so a task that was cancelled meanwhile does not see the
-        end. A cancelled call loses nothing.
+        The end of a client with a full buffer lies behind bytes that are not read, so nothing would notice
+        it: such a client counts as gone. No client has a reason to send so much before its answer. The call
+        ends with a checkpoint, so a task that was cancelled meanwhile does not see the end. A cancelled call
+        loses nothing.
         """
         http = self.http
         while not (http.ended or http.full):
             await self.receive()
-        while not (http.ended or self._has_left()):  # noqa: ASYNC110 - the kernel wakes only readers
-            await trio.sleep(FULL_POLL_S)
         await trio.lowlevel.checkpoint()
-
-    def _has_left(self) -> bool:
-        """Return whether the kernel has the client's end already, though earlier bytes are unread."""
-        stream: object = self.stream
-        while isinstance(stream, TLSStream):
-            stream = stream.transport_stream
-        option = getattr(socket, "TCP_INFO", None)
-        if option is None or not isinstance(stream, TCPStream):
-            return False
-        try:
-            info = stream.socket.getsockopt(socket.IPPROTO_TCP, option, 1)
-        except OSError:
-            # It is closed, or no socket of TCP.
-            return False
-        return info[0] in _ENDED_STATES

@@ -392,7 +392,7 @@ class ServerConnection:
     # -- leaving -------------------------------------------------------------------------------------------
 
     async def wait_disconnect(self) -> None:
-        """Return once the client is gone. Earlier bytes are kept, up to EARLY_BYTES_MAX and one read.
+        """Return once the client is gone, or has sent EARLY_BYTES_MAX before its answer. Bytes are kept.
 
         Must not be called while a task is in `receive_body`. A cancelled call loses nothing.
         """

@@ -34,7 +34,7 @@ class HubCollector(Collector):
     def __init__(self, directory: Directory, operations: Operations) -> None:
         self._directory = directory
         self._operations = operations
-        # Clusters with a relay at an earlier scrape. A relay of an older ClusterRole pins no cluster.
+        # Ids of clusters with a relay at an earlier scrape. A relay of an older ClusterRole pins no cluster.
         self._heard: set[str] = set()
 
     def describe(self) -> Iterator[Metric]:
@@ -76,12 +76,13 @@ class HubCollector(Collector):
         live = defaultdict(list)
         for relay in self._operations.relays():
             live[relay.cluster].append(relay)
-        self._heard = (self._heard | live.keys()) & now.clusters_by_name.keys()
+        heard = {cluster.id for name, cluster in now.clusters_by_name.items() if name in live}
+        self._heard = (self._heard | heard) & now.clusters_by_id.keys()
         for name, cluster in sorted(now.clusters_by_name.items()):
             # A cluster without a connected relay is a 0, not a missing line, so that alerts can match it.
             mine = live.get(name, ())
             relays.add_metric([name], len(mine))
-            before = cluster.cluster_uid is not None or name in self._heard
+            before = cluster.cluster_uid is not None or cluster.id in self._heard
             expected.add_metric([name], cluster.mode is Mode.TUNNEL and before)
             streams.add_metric([name], sum(relay.streams or 0 for relay in mine))
             down.add_metric([name], sum(relay.statement.api_server is False for relay in mine))
