@@ -11,10 +11,7 @@ from sandbox import postgres
 from sandbox.postgres import find_binaries, new_folder
 
 
-def test_folders_of_servers_that_have_ended_are_removed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(postgres, "FOLDERS", tmp_path)
+def test_folders_of_servers_that_have_ended_are_removed(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as ended:
         pass
     pids = {"served": os.getpid(), "killed": ended.pid, "new": ended.pid}
@@ -27,7 +24,7 @@ def test_folders_of_servers_that_have_ended_are_removed(
     for folder in tmp_path.iterdir():
         if not folder.name.endswith("new"):
             os.utime(folder, (0, 0))
-    made, _ = new_folder()
+    made, _ = new_folder(tmp_path)
     left = {folder.name.removeprefix(postgres.PREFIX) for folder in tmp_path.iterdir() if folder != made}
     assert left == {"served", "new", "another"}
 

@@ -284,6 +284,7 @@ def test_a_sign_in_counts_at_every_hub_and_outlives_each_of_them(world: HubsWorl
     with suppress(ConnectionError, IncompleteRead):
         while stream.readline():
             pass
-    assert time.monotonic() - began < 2
+    # Its hub learns of it and looks at the session in 1.5 s. The rest is for a busy machine.
+    assert time.monotonic() - began < 1.5 + 8
     assert [person.status(member, "/") for member in (third, second)] == [303, 303]
     connection.close()
