@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from proxy.hub.approvals.request import LIFE_S, State
 from proxy.hub.approvals.requests.errors import TooManyRequestsError
-from proxy.hub.store.engines.open_requests import IS_OPEN
+from proxy.hub.store.engines.open_requests import open_requests_of
 from proxy.hub.store.migrations import tables as t
 
 OPEN_MAX: Final = 20
@@ -34,7 +34,7 @@ def check_limits(
     requests = t.requests.c
     of_agent = requests.agent_id == agent_id
     count = sa.select(sa.func.count()).select_from(t.requests)
-    is_open = connection.scalar(count.where(of_agent, _is_open(now, database))) or 0
+    is_open = connection.scalar(count.where(_is_open(agent_id, now, database))) or 0
     if is_open >= OPEN_MAX:
         raise TooManyRequestsError(
             f"this agent has {is_open} open requests for approval, and may have {OPEN_MAX}: "
@@ -74,11 +74,11 @@ def check_limits(
         )
 
 
-def _is_open(now: float, database: int) -> sa.ColumnElement[bool]:
-    """Return the condition of an open request. A row that has expired is none, also before its sweep."""
+def _is_open(agent_id: str, now: float, database: int) -> sa.ColumnElement[bool]:
+    """Return the condition of an agent's open requests. An expired one is none, also before its sweep."""
     requests = t.requests.c
     return sa.and_(
-        IS_OPEN,
+        open_requests_of(agent_id),
         requests.database == database,
         sa.or_(
             sa.and_(requests.state == State.PENDING, requests.expires_at > now),

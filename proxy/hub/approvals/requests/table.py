@@ -30,7 +30,13 @@ from proxy.hub.approvals.requests.rows import LIGHT, Row, effective, new_row, re
 from proxy.hub.store.engines.clock import Now
 from proxy.hub.store.engines.engine import Location
 from proxy.hub.store.engines.errors import NotFoundError
-from proxy.hub.store.engines.open_requests import IS_OPEN, OPEN, ROLLED_BACK, cancel_open_requests
+from proxy.hub.store.engines.open_requests import (
+    IS_OPEN,
+    OPEN,
+    ROLLED_BACK,
+    cancel_open_requests,
+    open_requests_of,
+)
 from proxy.hub.store.migrations import postgres_tables as p
 from proxy.hub.store.migrations import tables as t
 
@@ -168,7 +174,7 @@ class RequestsTable(Outbox):
             _lock(connection, new)
             # Another hub may have opened one until the lock was there.
             now, database = clock_and_database(connection)
-            moves.sweep(_REQUESTS.agent_id == new.agent_id)
+            moves.sweep(open_requests_of(new.agent_id))
             if (found := _find(connection, new.agent_id, new.plan, now, database)) is not None:
                 return found
             check_limits(connection, new.agent_id, new.policy, new.rule, now=now, database=database)

@@ -20,6 +20,14 @@ ROLLED_BACK: Final = "the database has lost changes"
 MOVED: Final = "the hub was moved to another database"
 
 
+def open_requests_of(agent_id: str) -> sa.ColumnElement[bool]:
+    """Return the condition of an agent's open requests."""
+    requests = t.requests.c
+    # All plans are longer than "". By this, SQLite takes the index of open requests. Otherwise it reads all
+    # rows that the agent has had in the 90 days for which they are kept: 0.1 s for 130,000 of them.
+    return sa.and_(requests.agent_id == agent_id, requests.plan > "", IS_OPEN)
+
+
 def cancel_open_requests(connection: sa.Connection, because: str) -> None:
     """Cancel all open requests, in the connection's transaction."""
     requests = t.requests

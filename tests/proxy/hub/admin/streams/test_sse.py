@@ -141,6 +141,19 @@ async def test_all_streams_check_their_sessions_at_once_each_second(
     assert bench.session.checked_at_s == [float(second) for second in range(1, 6) for _ in range(3)]
 
 
+async def test_many_streams_check_their_sessions_in_groups(
+    bench: Bench, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them in one pass would delay calls."""
+    monkeypatch.setattr(sse, "STREAMS_MAX", 8)
+    monkeypatch.setattr(sse, "GROUP_MAX", 2)
+    for _ in range(8):
+        await bench.open(Feed(), Follower.taking()).piece()
+    await trio.sleep_until(3)
+    times = [2.0, 2.25, 2.5, 2.75]
+    assert sorted(at for at in bench.session.checked_at_s if 2 <= at < 3) == sorted(times * 2)
+
+
 @pytest.mark.parametrize("code", ["expired", "forbidden"])
 async def test_a_stream_ends_within_2_seconds_of_its_session(
     bench: Bench, autojump_clock: MockClock, code: str

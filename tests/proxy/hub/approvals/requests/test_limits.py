@@ -2,8 +2,11 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -88,6 +91,29 @@ def test_requests_that_no_longer_count_are_not_open_also_before_a_sweep(database
         opens(table, new_request(snapshot, 99, "robot1"))
         wait(database, LIFE_S)
         opens(table, new_request(snapshot, 99))
+
+
+def test_ended_requests_of_an_agent_are_not_read_to_open_one(tmp_path: Path) -> None:
+    """An agent may have 130,000 of them within the 90 days that rows are kept."""
+    database = tmp_path / "hub.db"
+    snapshot = populate(database)
+    plans: list[str] = []
+
+    def explain(connection: sa.Connection, _: object, statement: str, parameters: Any, *rest: object) -> None:
+        if statement.startswith("SELECT") and "FROM requests" in statement:
+            found = connection.connection.cursor().execute(f"EXPLAIN QUERY PLAN {statement}", parameters)
+            plans.append(str(found.fetchall()))
+
+    with opened(database) as table:
+        new = new_request(snapshot)
+        sa.event.listen(sa.Engine, "before_cursor_execute", explain)
+        try:
+            table.check_limits(new.agent_id, new.policy, new.rule)
+            table.open(new, serves="")
+        finally:
+            sa.event.remove(sa.Engine, "before_cursor_execute", explain)
+    assert len(plans) > 6
+    assert [plan for plan in plans if "(agent_id=?)" in plan or "SCAN" in plan] == []
 
 
 def test_an_agent_opens_sixty_requests_an_hour(database: Location) -> None:
