@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Sequence
 from typing import IO
 
@@ -15,6 +17,15 @@ ANSWER_NO = 3
 def indented(text: str) -> str:
     """Indent all lines of a text but the first, to set it apart from the output around it."""
     return text.replace("\n", "\n  ")
+
+
+def drop_output() -> None:
+    """Lead stdout to nowhere, after it could not be written.
+
+    The rest of the buffer would fail again at the interpreter's exit, with an uglier message and status 120.
+    """
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class CommandError(click.ClickException):

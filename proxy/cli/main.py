@@ -54,12 +54,10 @@ def _run(arguments: list[str]) -> None:
         # Any command may fail this way while printing, so it is handled here once.
         if error.errno not in FULL:
             raise
-        if sys.stdout is not None:
-            # The rest of the buffer would fail again at the interpreter's exit, with an uglier message.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        from proxy.cli.errors import CommandError
+        from proxy.cli.errors import CommandError, drop_output
         from proxy.cli.logs import in_json, show_failure
 
+        drop_output()
         where = f" {error.filename}" if error.filename is not None else ""
         message = f"cannot write{where}: {error.strerror}"
         if not in_json():

@@ -14,7 +14,7 @@ from proxy.cli.admin.cluster.helm_output import HELM, HelmOutput, check_options
 from proxy.cli.admin.cluster.manifests import dials_itself, rendered_manifests, rendered_role
 from proxy.cli.admin.cluster.relay_files import FILES, relay_files, remaining_steps, write_relay_files
 from proxy.cli.admin.cluster.secret_output import secret_output
-from proxy.cli.errors import CommandError
+from proxy.cli.errors import CommandError, drop_output
 from proxy.cli.output import Object, as_json_text, child, say, text
 
 
@@ -50,7 +50,11 @@ class Handover:
         except (CommandError, OSError) as error:
             if not text(child(made, "relay"), "private_key_pem"):
                 raise
-            why = error.message if isinstance(error, CommandError) else f"cannot print: {error.strerror}"
+            if isinstance(error, CommandError):
+                why = error.message
+            else:
+                drop_output()
+                why = f"cannot print: {error.strerror}"
             raise CommandError(
                 f"{why}; the hub has stored the new key of {self.name} already, so make another: "
                 f"hawse admin cluster key {self.name}"

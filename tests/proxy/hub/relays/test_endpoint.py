@@ -360,17 +360,25 @@ async def test_the_first_relay_pins_its_cluster_and_one_in_another_is_refused(tm
 
 
 async def test_of_two_that_come_at_once_one_pins_and_the_other_is_refused(tmp_path: Path) -> None:
-    async with (
-        pinning(tmp_path) as bench,
-        relay_of(bench, "a", "cluster=east") as first,
-        relay_of(bench, "b", "cluster=west") as second,
-    ):
+    refused: dict[str, int] = {}
+    async with pinning(tmp_path) as bench, trio.open_nursery() as nursery:
+
+        async def come(instance: str, cluster: str) -> None:
+            try:
+                async with relay_of(bench, instance, f"cluster={cluster}") as relay:
+                    refused[instance] = (await farewell(relay))[0]
+            except* Rejected:
+                # The other one was pinned before this one was greeted.
+                refused[instance] = CloseCode.FORBIDDEN
+
+        nursery.start_soon(come, "a", "east")
+        nursery.start_soon(come, "b", "west")
         await until(lambda: pin(bench) is not None)
-        stays, goes = ("a", second) if pin(bench) == "east" else ("b", first)
-        assert (await farewell(goes))[0] == CloseCode.FORBIDDEN
-        await until(lambda: here(bench) == {stays})
+        stays, goes = ("a", "b") if pin(bench) == "east" else ("b", "a")
+        await until(lambda: refused == {goes: CloseCode.FORBIDDEN} and here(bench) == {stays})
         (note,) = await notes(bench, "relay.refused")
         assert note.startswith("wrong cluster: ")
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_relay_that_states_nothing_is_taken_also_where_a_cluster_is_pinned(tmp_path: Path) -> None:

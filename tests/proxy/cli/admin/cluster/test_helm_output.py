@@ -133,7 +133,8 @@ async def test_a_disk_that_fills_up_says_how_to_go_on(
 async def test_values_that_cannot_be_printed_say_how_to_go_on(hub: Hub, tmp_path: Path) -> None:
     file = tmp_path / "prod.secret.yaml"
     command = [sys.executable, "-m", "hawse", "admin", *ADD, "--secret", str(file)]
-    env = {**os.environ, "HAWSE_HUB_DATA_DIR": str(hub.data.path)}
+    # Buffered, as a user's output is: what is left of it is written at the end of the process.
+    env = {**os.environ, "HAWSE_HUB_DATA_DIR": str(hub.data.path), "PYTHONUNBUFFERED": ""}
     with open("/dev/full", "wb") as stdout:
         done = await trio.run_process(command, stdout=stdout, capture_stderr=True, check=False, env=env)
     assert (done.returncode, done.stderr.decode()) == (
