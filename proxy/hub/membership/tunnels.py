@@ -251,10 +251,11 @@ def _leave(connection: sa.Connection, sessions: Collection[str]) -> None:
 
 
 def _taken(connection: sa.Connection, cluster_ids: Collection[str]) -> dict[str, dict[str, Standing]]:
-    """The tunnels that have a slot, by cluster and session."""
+    """The tunnels that have a slot, by cluster and session; the earliest first."""
     found: dict[str, dict[str, Standing]] = defaultdict(dict)
     tunnels = p.tunnels.c
-    for row in connection.execute(_STANDING.where(tunnels.cluster_id.in_(cluster_ids), ~tunnels.leaving)):
+    query = _STANDING.where(tunnels.cluster_id.in_(cluster_ids), ~tunnels.leaving)
+    for row in connection.execute(query.order_by(tunnels.connected_at, tunnels.session)):
         found[row.cluster_id][row.session] = _standing(row)
     return found
 

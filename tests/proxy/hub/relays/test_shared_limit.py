@@ -54,8 +54,10 @@ class Hubs:
         """One that has dialled, and has no slot yet."""
         pair = await self.stack.enter_async_context(open_pair())
         contexts = TokenContexts(pair.listener, lambda principal: "token", tuple)
+        # One after the other: of several, the earliest loses its slot first.
+        at = float(len(self.pairs))
         live = LiveRelay(
-            self.cluster_id, "prod", instance, boot, "1", "192.0.2.1", 0.0, pair.listener, contexts, "kid"
+            self.cluster_id, "prod", instance, boot, "1", "192.0.2.1", at, pair.listener, contexts, "kid"
         )
         self.pairs[live] = pair
         return live
