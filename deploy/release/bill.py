@@ -54,7 +54,7 @@ def requirements(lock: str, project: dict[str, object]) -> list[Requirement]:
         text, via = packages[name]
         match = _PIN.fullmatch(text.splitlines()[0].rstrip(" \\"))
         if match is None:
-            raise ReleaseError(f"requirements.lock: no version of {name} stands there: run `make lock`")
+            raise ReleaseError(f"requirements.lock has no version of {name}: run `make lock`")
         extras = () if name in always else tuple(extra for extra in EXTRAS if name in by_extra[extra])
         found.append(
             Requirement(
@@ -135,4 +135,4 @@ def validate(text: str) -> None:
     from cyclonedx.validation.json import JsonStrictValidator
 
     if (error := JsonStrictValidator(SchemaVersion.V1_6).validate_str(text)) is not None:
-        raise ReleaseError(f"the bill of materials is no CycloneDX 1.6: {error.data.message}")
+        raise ReleaseError(f"the bill of materials is not valid CycloneDX 1.6: {error.data.message}")

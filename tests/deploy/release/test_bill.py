@@ -137,7 +137,7 @@ def test_it_names_the_wheel_the_commit_and_what_requires_what(made: dict[str, An
 def test_it_is_valid_and_what_is_not_is_refused(made: dict[str, Any]) -> None:
     bill.validate(bom.text(made))
     for path, value in (("version", "1"), ("bomFormat", "SPDX"), ("serialNumber", "1"), ("more", 1)):
-        with pytest.raises(ReleaseError, match=r"is no CycloneDX 1\.6: "):
+        with pytest.raises(ReleaseError, match=r"is not valid CycloneDX 1\.6: "):
             bill.validate(bom.text({**made, path: value}))
     broken = json.loads(bom.text(made))
     broken["components"][0]["licenses"] = [{"license": {"id": "Apache 2"}}]

@@ -13,8 +13,11 @@ from proxy.process.certificates import fault_of_ca
 
 def read_file(path: Path | None, option: str, bytes_max: int) -> str | None:
     """Return the text of an option's file; None without the option. Raises CommandError."""
-    if path is None:
-        return None
+    return None if path is None else read_text(path, option, bytes_max)
+
+
+def read_text(path: Path, option: str, bytes_max: int) -> str:
+    """Return the whole text of an option's file, of at most `bytes_max` bytes. Raises CommandError."""
     try:
         with path.open("rb") as file:
             data = file.read(bytes_max + 1)

@@ -10,6 +10,7 @@ import click
 
 from audit.escape import escape
 from proxy.cli.admin.api.client import Reach
+from proxy.cli.admin.api.inputs import read_text
 from proxy.cli.errors import AnswerIsNo, CommandError
 from proxy.cli.output import Json, Object, json_option, print_json
 
@@ -34,7 +35,7 @@ class Difference:
     "file",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     metavar="FILE",
-    help="Print nothing but differences to this file of values, and exit 3 if there are any.",
+    help="Print only the differences from this file of values, and exit 3 if there are any.",
 )
 @json_option
 @click.pass_obj
@@ -74,16 +75,10 @@ def read_names(file: Path) -> Mapping[str, frozenset[str]] | None:
     """Return the names of a file of values, or None for form `wildcard`. Raises CommandError."""
     from proxy.kubernetes.untrusted_yaml import YamlError, read_yaml
 
+    # A part of a file would not do: the rest could hold `impersonate` again, which Helm would take.
+    text = read_text(file, "--check", FILE_BYTES_MAX)
     try:
-        with file.open("rb") as opened:
-            raw = opened.read(FILE_BYTES_MAX + 1)
-    except OSError as error:
-        raise CommandError(f"cannot read {file}: {error.strerror}") from error
-    if len(raw) > FILE_BYTES_MAX:
-        # The rest could hold names, or `impersonate` again, which Helm would take.
-        raise CommandError(f"{file} has more than {FILE_BYTES_MAX} bytes: name a file of values")
-    try:
-        document = read_yaml(raw)
+        document = read_yaml(text.encode())
     except YamlError:
         raise CommandError(f"{file} is not YAML: name a file of values") from None
     found = document.get("impersonate") if isinstance(document, dict) else None

@@ -188,9 +188,10 @@ async def test_the_names_are_printed_and_compared(hub: Hub, tmp_path: Path) -> N
         ("impersonate: {agents: [x], groups: [1]}\n", "has no list of names as impersonate.groups"),
         ("a: [\n", "is not YAML"),
         ("[]\n", "has no impersonate"),
+        ("\0", "is not YAML"),
         ("impersonate: {agents: [], groups: []}\n" + "#" * FILE_BYTES_MAX, "has more than 4194304 bytes"),
     ],
-    ids=range(6),
+    ids=range(7),
 )
 async def test_a_file_without_the_names_is_not_taken_for_up_to_date(
     hub: Hub, tmp_path: Path, content: str, said: str
